@@ -1,0 +1,176 @@
+//! The device's side of the wire: lines and mail data in, replies out.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::{
+    data::{DataFault, DataScanner, Scanned},
+    line::{Line, LineReader},
+};
+use crate::proto::{
+    limits::{self, LineEndings},
+    reply::Reply,
+};
+
+/// Room asked for while data stream; a socket read fills at most this much.
+const DATA_CHUNK: usize = 64 * 1024;
+/// Room asked for while commands come: an idle session costs little.
+const COMMAND_CHUNK: usize = 1024;
+
+/// Reads what a device sends and writes what it is told.
+#[derive(Debug)]
+pub struct ServerCodec {
+    lines: LineReader,
+    data: Option<DataScanner>,
+}
+
+/// Something that a device sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ServerItem {
+    /// A line without its line end.
+    Line(Bytes),
+    /// A line longer than any may be; it was dropped.
+    LineTooLong,
+    /// Mail data to pass on.
+    Data(Bytes),
+    /// The mail data break the rules; the framing goes on to their end.
+    DataFault(DataFault),
+    /// The final dot.
+    DataEnd {
+        /// Octets of the message, stuffed dots not counted.
+        size: u64,
+        /// What was mended.
+        mended: Option<DataFault>,
+    },
+}
+
+impl ServerCodec {
+    /// A codec that expects a command.
+    pub fn new() -> Self {
+        Self { lines: LineReader::new(limits::AUTH_LINE), data: None }
+    }
+
+    /// From the next octet on mail data are expected: 354 is being sent.
+    pub fn start_data(&mut self, line_endings: LineEndings) {
+        self.data = Some(DataScanner::new(line_endings));
+    }
+
+    /// Octets of mail data passed on so far.
+    pub fn data_size(&self) -> u64 {
+        self.data.as_ref().map_or(0, DataScanner::size)
+    }
+}
+
+impl Default for ServerCodec {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decoder for ServerCodec {
+    type Item = ServerItem;
+    type Error = io::Error;
+
+    fn decode(&mut self, src: &mut BytesMut) -> io::Result<Option<ServerItem>> {
+        let Some(scanner) = &mut self.data else {
+            let line = self.lines.next(src);
+            if line.is_none() && src.capacity() - src.len() < COMMAND_CHUNK / 4 {
+                src.reserve(COMMAND_CHUNK);
+            }
+            return Ok(line.map(|line| match line {
+                Line::Whole(line) => ServerItem::Line(line),
+                Line::TooLong => ServerItem::LineTooLong,
+            }));
+        };
+        Ok(match scanner.scan(src) {
+            Some(Scanned::Data(data)) => Some(ServerItem::Data(data)),
+            Some(Scanned::Fault(fault)) => Some(ServerItem::DataFault(fault)),
+            Some(Scanned::End) => {
+                let end = ServerItem::DataEnd { size: scanner.size(), mended: scanner.mended() };
+                self.data = None;
+                if src.is_empty() {
+                    *src = BytesMut::with_capacity(COMMAND_CHUNK);
+                }
+                Some(end)
+            }
+            None => {
+                if src.capacity() - src.len() < DATA_CHUNK / 4 {
+                    src.reserve(DATA_CHUNK);
+                }
+                None
+            }
+        })
+    }
+
+    /// A device that goes away in the middle of a line or of its data is simply gone.
+    fn decode_eof(&mut self, src: &mut BytesMut) -> io::Result<Option<ServerItem>> {
+        let item = self.decode(src)?;
+        if item.is_none() {
+            src.clear();
+        }
+        Ok(item)
+    }
+}
+
+impl Encoder<&Reply> for ServerCodec {
+    type Error = io::Error;
+
+    fn encode(&mut self, reply: &Reply, dst: &mut BytesMut) -> io::Result<()> {
+        reply.encode(dst);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(codec: &mut ServerCodec, src: &mut BytesMut) -> Vec<ServerItem> {
+        std::iter::from_fn(|| codec.decode(src).unwrap()).collect()
+    }
+
+    #[test]
+    fn commands_then_data_then_commands_from_one_packet() {
+        let mut codec = ServerCodec::new();
+        let mut src = BytesMut::from(&b"DATA\r\n"[..]);
+        assert_eq!(items(&mut codec, &mut src), [ServerItem::Line(Bytes::from_static(b"DATA"))]);
+        codec.start_data(LineEndings::Normalise);
+        src.extend_from_slice(b"a\r\n..b\r\n.\r\nQUIT\r\n");
+        assert_eq!(
+            items(&mut codec, &mut src),
+            [
+                ServerItem::Data(Bytes::from_static(b"a\r\n..b\r\n")),
+                ServerItem::DataEnd { size: 7, mended: None },
+                ServerItem::Line(Bytes::from_static(b"QUIT")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_device_that_vanishes_leaves_no_error() {
+        let mut codec = ServerCodec::new();
+        let mut src = BytesMut::from(&b"MAIL FRO"[..]);
+        assert_eq!(codec.decode_eof(&mut src).unwrap(), None);
+        codec.start_data(LineEndings::Normalise);
+        src.extend_from_slice(b"a\r\n.\r");
+        assert_eq!(
+            codec.decode_eof(&mut src).unwrap(),
+            Some(ServerItem::Data(Bytes::from_static(b"a\r\n")))
+        );
+        assert_eq!(codec.decode_eof(&mut src).unwrap(), None);
+    }
+
+    #[test]
+    fn a_socket_read_is_one_chunk_of_the_same_memory() {
+        let mut codec = ServerCodec::new();
+        codec.start_data(LineEndings::Normalise);
+        let mut src = BytesMut::with_capacity(DATA_CHUNK);
+        src.extend_from_slice(&b"0123456789\r\n".repeat(1_000));
+        let memory = src.as_ptr();
+        let Some(ServerItem::Data(chunk)) = codec.decode(&mut src).unwrap() else { panic!() };
+        assert_eq!((chunk.as_ptr(), chunk.len()), (memory, 12_000));
+        assert_eq!(codec.decode(&mut src).unwrap(), None);
+    }
+}

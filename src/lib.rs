@@ -1,0 +1,7 @@
+//! smtp-uplift: a smarthost for devices that only speak old TLS or none, which submits their mail to
+//! Exchange Online over TLS 1.2+.
+
+pub mod codec;
+pub mod config;
+pub mod policy;
+pub mod proto;

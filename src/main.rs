@@ -1,0 +1,3 @@
+//! The `smtp-uplift` program.
+
+fn main() {}
