@@ -1,0 +1,262 @@
+//! The configuration: one TOML file in, one typed [`Config`] out, or every problem at once.
+//!
+//! * [`load`] and [`parse`] never stop at the first problem. Each one names file, line, key, reason
+//!   and, where there is one, the next step.
+//! * A [`Config`] that exists is one that this version can act on: a key of the interface that it does
+//!   not act on is accepted only at the value that changes nothing.
+//! * No secret is in any `Debug` or `Display` output: see [`Secret`].
+//!
+//! `raw` reads the spanned TOML tree, `value` turns one value into a typed one, `resolve` knows the
+//! sections, `secrets` where passwords and tokens come from.
+
+mod problem;
+mod raw;
+mod resolve;
+mod secrets;
+mod value;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    policy::{AccessList, DeviceAuth, ListenerTls, TlsProfile},
+    proto::limits::LineEndings,
+};
+
+pub use problem::{Problem, Problems};
+pub use secrets::{Secret, SecretError};
+
+/// Reads and resolves a configuration file. Relative paths in it start at the file's folder.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(&text, path),
+        Err(error) => Err(Problems(vec![Problem {
+            file: path.to_owned(),
+            line: None,
+            key: String::new(),
+            reason: format!("the configuration cannot be read: {error}"),
+            hint: Some("name another with --config, or write one with smtp-uplift init".into()),
+        }])),
+    }
+}
+
+/// Resolves the text of a configuration. `file` is where it came from: for messages and relative paths.
+pub fn parse(text: &str, file: &Path) -> Result<Loaded, Problems> {
+    let report = raw::Report::new(text, file);
+    let config = match toml::de::DeTable::parse(text) {
+        Ok(tree) => resolve::config(raw::Table::root(&report, tree.get_ref())),
+        Err(error) => {
+            // The error's own Display quotes the line, which may hold a password.
+            report.syntax(error.span(), error.message());
+            None
+        }
+    };
+    report.verdict(config)
+}
+
+/// A configuration without problems, and what is odd about it all the same.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What works but should not stay so.
+    pub warnings: Vec<Problem>,
+}
+
+/// Everything that an operator can set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Our name: in the greeting, in EHLO to the smarthost, in Received.
+    pub hostname: String,
+    /// The folder for what outlives a restart.
+    pub state_dir: PathBuf,
+    /// How long a stopping relay lets transactions finish.
+    pub drain_timeout: Duration,
+    /// What the Received field says of the device.
+    pub received: ReceivedDetail,
+    /// Where devices connect; at least one.
+    pub listeners: Vec<Listener>,
+    /// What the listeners show; `None` means a self-made certificate in `state_dir`.
+    pub certificate: Option<CertificateFiles>,
+    /// What one device, or all of them, may use up.
+    pub limits: Limits,
+    /// The logins of devices.
+    pub users_file: Option<PathBuf>,
+    /// The server that we submit to.
+    pub smarthost: Smarthost,
+    /// The account that we submit with.
+    pub mailbox: Mailbox,
+    /// How a message goes from device to smarthost.
+    pub delivery: Delivery,
+    /// Metrics, health and console; `None` if switched off.
+    pub admin: Option<SocketAddr>,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// What the Received field that leaves the house says of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReceivedDetail {
+    /// Its EHLO name and address.
+    #[default]
+    Full,
+    /// Nothing.
+    NoClient,
+}
+
+/// One address that devices connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name in logs and metrics; the address if none was given.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// When it speaks TLS.
+    pub tls: ListenerTls,
+    /// The oldest TLS that it takes.
+    pub tls_profile: TlsProfile,
+    /// Whether devices log in.
+    pub auth: DeviceAuth,
+    /// Whether AUTH is offered before TLS too.
+    pub auth_without_tls: bool,
+    /// Whether any name and password will do.
+    pub accept_any_credentials: bool,
+    /// What happens to line ends that are not CR LF.
+    pub line_endings: LineEndings,
+    /// EHLO keywords that are not offered, in capitals.
+    pub hide: Vec<String>,
+    /// Who may connect.
+    pub allow: AccessList,
+}
+
+/// Paths of a certificate chain and its key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, the relay's own certificate first.
+    pub certificate: PathBuf,
+    /// The key.
+    pub private_key: PathBuf,
+}
+
+/// What one device, or all of them, may use up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Octets of mail data.
+    pub message_size: u64,
+    /// Recipients of one message.
+    pub recipients: usize,
+    /// Sessions at a time.
+    pub sessions: usize,
+    /// Sessions of one device at a time.
+    pub sessions_per_device: usize,
+    /// How long a device may take for one command.
+    pub command_timeout: Duration,
+    /// How long a device may do nothing between transactions.
+    pub idle_timeout: Duration,
+    /// Octets a second that mail data must reach, averaged over a minute; 0 means any.
+    pub data_min_rate: u64,
+}
+
+/// The server that we submit to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Smarthost {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// When TLS begins.
+    pub tls: SmarthostTls,
+    /// The oldest TLS that we take.
+    pub tls_min: TlsMin,
+    /// PEM roots that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// How long a transaction waits for a connection: dialling, TLS and login included.
+    pub lease_wait: Duration,
+}
+
+/// When TLS with the smarthost begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SmarthostTls {
+    /// After STARTTLS, without which nothing is sent.
+    #[default]
+    StartTls,
+    /// From the first octet.
+    Implicit,
+    /// Never: only to loopback addresses.
+    None,
+}
+
+/// The oldest TLS that we take from the smarthost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum TlsMin {
+    /// TLS 1.2.
+    #[default]
+    V1_2,
+    /// TLS 1.3.
+    V1_3,
+}
+
+/// The account that we submit with.
+#[derive(Debug, Clone)]
+pub struct Mailbox {
+    /// Its address.
+    pub address: String,
+    /// The name that it logs in with.
+    pub username: String,
+    /// How it logs in.
+    pub auth: MailboxAuth,
+    /// Connections to the smarthost at a time.
+    pub max_connections: usize,
+}
+
+/// How the mailbox logs in.
+#[derive(Debug, Clone)]
+pub enum MailboxAuth {
+    /// XOAUTH2 with a ready access token.
+    XOAuth2 {
+        /// The access token.
+        token: Secret,
+    },
+    /// LOGIN, and PLAIN where LOGIN is not offered.
+    Login {
+        /// The password.
+        password: Secret,
+    },
+    /// PLAIN (RFC 4616).
+    Plain {
+        /// The password.
+        password: Secret,
+    },
+    /// Not at all.
+    None,
+}
+
+/// How a message goes from device to smarthost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The longest that a device waits for the reply to a command.
+    pub device_patience: Duration,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The shape of a line.
+    pub format: LogFormat,
+    /// A level, or a list of `target=level`.
+    pub level: String,
+}
+
+/// The shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}

@@ -1,0 +1,252 @@
+//! From the TOML tree to the typed configuration, section by section.
+//!
+//! Each function reads one section to its end and goes on after a problem with the default, so that
+//! every problem is found in one pass. A configuration comes out only if none was.
+
+mod listener;
+mod mailbox;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+
+use super::{
+    CertificateFiles, Config, Delivery, Limits, Log, LogFormat, ReceivedDetail, Smarthost,
+    SmarthostTls, TlsMin,
+    raw::{Complaint, LATER, Table},
+    secrets::open_mode,
+    value,
+};
+
+/// Nothing that is waited for takes longer; far from what a clock can add.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const TICK: Duration = Duration::from_millis(1);
+
+pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
+    let hostname = hostname(&mut root);
+    let state_dir = root
+        .path("state_dir", "/var/lib/smtp-uplift")
+        .unwrap_or_else(|| "/var/lib/smtp-uplift".into());
+    let drain_timeout =
+        root.duration("drain_timeout", Duration::from_secs(30), Duration::ZERO..=DAY);
+    let received = root.word(
+        "received",
+        &[("full", Ok(ReceivedDetail::Full)), ("no-client", Ok(ReceivedDetail::NoClient))],
+    );
+    let certificate = root.section("tls").and_then(certificate);
+    let mut auth = root.section_or_empty("auth");
+    let users_file = auth.file("users_file", "users.txt");
+    // A file that cannot be read has its own problem; the listeners need not repeat it.
+    let users_given = auth.has("users_file");
+    auth.finish();
+    let admin = admin(root.section_or_empty("admin"));
+    let listeners = listener::listeners(&mut root, users_given, admin);
+    let limits = limits(root.section_or_empty("limits"));
+    let smarthost = smarthost(root.section_or_empty("smarthost"));
+    let mailbox = mailbox::mailbox(&mut root, &smarthost.host);
+    sender(root.section_or_empty("sender"));
+    let delivery = delivery(root.section_or_empty("delivery"));
+    let log = log(root.section_or_empty("log"));
+    for section in ["device", "spool", "notices"] {
+        root.not_yet(section);
+    }
+    root.finish();
+    Some(Config {
+        hostname: hostname?,
+        state_dir,
+        drain_timeout,
+        received: received.unwrap_or_default(),
+        listeners,
+        certificate,
+        limits,
+        users_file,
+        smarthost,
+        mailbox: mailbox?,
+        delivery,
+        admin,
+        log,
+    })
+}
+
+fn hostname(root: &mut Table<'_>) -> Option<String> {
+    const EXAMPLE: &str = "relay.example.lan";
+    let given = root.text("hostname", EXAMPLE);
+    let (name, whose) = match given {
+        Some(name) => (name, ""),
+        None if root.has("hostname") => return None,
+        None => (gethostname::gethostname().to_string_lossy().into_owned(), "the system's name "),
+    };
+    if is_domain(&name) {
+        return Some(name);
+    }
+    root.problem(
+        "hostname",
+        format!("{whose}{name:?} is not a domain name"),
+        format!("for example hostname = {EXAMPLE:?}"),
+    );
+    None
+}
+
+/// RFC 5321, section 4.1.2: `Domain`, which is also all that goes unescaped into a Received field.
+fn is_domain(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+fn certificate(mut tls: Table<'_>) -> Option<CertificateFiles> {
+    let certificate = tls.file("certificate", "certs/relay.crt");
+    let private_key = tls.file("private_key", "certs/relay.key");
+    tls.require(
+        "certificate",
+        "certificate = \"certs/relay.crt\", or leave [tls] out for a self-made one",
+    );
+    tls.require("private_key", "private_key = \"certs/relay.key\"");
+    if let Some(path) = &private_key
+        && let Some(mode) = open_mode(path, 0o007)
+    {
+        let reason = format!("{} has mode {mode:04o}: every user can get at it", path.display());
+        tls.warning("private_key", reason, format!("chmod 600 {}", path.display()));
+    }
+    tls.finish();
+    Some(CertificateFiles { certificate: certificate?, private_key: private_key? })
+}
+
+fn limits(mut table: Table<'_>) -> Limits {
+    let limits = Limits {
+        message_size: table.size(
+            "message_size",
+            ByteSize::mib(150),
+            ByteSize::b(1)..=ByteSize::gib(16),
+        ),
+        recipients: table.number("recipients", 500, 1..=100_000),
+        sessions: table.number("sessions", 5_000, 1..=1_000_000),
+        sessions_per_device: table.number("sessions_per_device", 50, 1..=1_000_000),
+        command_timeout: table.duration("command_timeout", Duration::from_secs(300), TICK..=DAY),
+        idle_timeout: table.duration("idle_timeout", Duration::from_secs(600), TICK..=DAY),
+        data_min_rate: table.rate("data_min_rate", ByteSize::b(256)),
+    };
+    table.no_quota("messages_per_device", "0/h");
+    table.no_quota("recipients_per_device", "0/d");
+    table.finish();
+    limits
+}
+
+fn smarthost(mut table: Table<'_>) -> Smarthost {
+    let host = table.read("host", |value| {
+        let hint = "for example host = \"smtp.office365.com\"";
+        let host = value::text(value, hint)?;
+        let known = host.parse::<IpAddr>().is_ok() || is_domain(&host);
+        known
+            .then(|| host.clone())
+            .ok_or_else(|| Complaint::new(format!("{host:?} is not a name or an address"), hint))
+    });
+    let host_is_known = host.is_some() || !table.has("host");
+    let host = host.unwrap_or_else(|| "smtp.office365.com".into());
+    let port = table.number("port", 587, 1..=u16::MAX);
+    let tls = table.word(
+        "tls",
+        &[
+            ("starttls", Ok(SmarthostTls::StartTls)),
+            ("implicit", Ok(SmarthostTls::Implicit)),
+            ("none", Ok(SmarthostTls::None)),
+        ],
+    );
+    if tls == Some(SmarthostTls::None) && host_is_known && !is_loopback(&host) {
+        let reason = format!(
+            "mail and password would go to {host} in the clear: none is for loopback addresses only"
+        );
+        table.problem("tls", reason, "write tls = \"starttls\" or \"implicit\"");
+    }
+    const TOO_OLD: &str = "the way to the smarthost takes nothing older than TLS 1.2";
+    let tls_min = table.word(
+        "tls_min",
+        &[
+            ("1.2", Ok(TlsMin::V1_2)),
+            ("1.3", Ok(TlsMin::V1_3)),
+            ("1.1", Err(TOO_OLD)),
+            ("1.0", Err(TOO_OLD)),
+            ("1", Err(TOO_OLD)),
+        ],
+    );
+    table.word("tls_backend", &[("rustls", Ok(())), ("native", Err(LATER))]);
+    let ca_file = table.file("ca_file", "extra-roots.pem");
+    let lease_wait =
+        table.duration("lease_wait", Duration::from_secs(5), TICK..=Duration::from_secs(600));
+    table.finish();
+    Smarthost {
+        host,
+        port,
+        tls: tls.unwrap_or_default(),
+        tls_min: tls_min.unwrap_or_default(),
+        ca_file,
+        lease_wait,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+}
+
+fn sender(mut table: Table<'_>) {
+    table.word("rewrite", &[("keep", Ok(())), ("mailbox", Err(LATER))]);
+    table.finish();
+}
+
+fn delivery(mut table: Table<'_>) -> Delivery {
+    const NO_SPOOL: &str = "needs the spool, which this version does not have yet";
+    table.word(
+        "mode",
+        &[("stream", Ok(())), ("stream-then-spool", Err(NO_SPOOL)), ("spool", Err(NO_SPOOL))],
+    );
+    let device_patience =
+        table.duration("device_patience", Duration::from_secs(20), TICK..=Duration::from_secs(600));
+    table.not_yet("replay_memory");
+    table.not_yet("replay_memory_total");
+    table.finish();
+    Delivery { device_patience }
+}
+
+fn admin(mut table: Table<'_>) -> Option<SocketAddr> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9525));
+    let address = table.read("address", |value| match value.as_str() {
+        Some("") => Ok(None),
+        _ => value::socket_address(
+            value,
+            "for example address = \"127.0.0.1:9525\", or \"\" for none",
+        )
+        .map(Some),
+    });
+    table.not_yet("token");
+    table.finish();
+    address.unwrap_or(Some(default))
+}
+
+fn log(mut table: Table<'_>) -> Log {
+    let format =
+        table.word("format", &[("text", Ok(LogFormat::Text)), ("json", Ok(LogFormat::Json))]);
+    let level = table.read("level", |value| {
+        let hint = "for example level = \"info\", or \"info,smtp_uplift=debug\"";
+        let level = value::text(value, hint)?;
+        let is_level = |part: &str| {
+            let word = part.rsplit('=').next().unwrap_or(part).trim().to_ascii_lowercase();
+            matches!(word.as_str(), "off" | "error" | "warn" | "info" | "debug" | "trace")
+        };
+        let known = level.split(',').all(is_level);
+        known
+            .then(|| level.clone())
+            .ok_or_else(|| Complaint::new(format!("{level:?} is not a level"), hint))
+    });
+    table.word("transcripts", &[("off", Ok(())), ("failed", Err(LATER)), ("all", Err(LATER))]);
+    table.word("addresses", &[("full", Ok(())), ("domain", Err(LATER)), ("hash", Err(LATER))]);
+    table.finish();
+    Log { format: format.unwrap_or_default(), level: level.unwrap_or_else(|| "info".into()) }
+}

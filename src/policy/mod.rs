@@ -1,0 +1,9 @@
+//! Pure decisions about devices: who may connect, and what a listener asks of those who do.
+//!
+//! Nothing here reads a clock, a socket or a log: every answer follows from its arguments alone.
+
+pub mod access;
+pub mod profile;
+
+pub use access::AccessList;
+pub use profile::{DeviceAuth, ListenerTls, TlsProfile};

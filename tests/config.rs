@@ -1,0 +1,458 @@
+//! The configuration: what is taken, what is refused, where and why.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+#[path = "config/refused.rs"]
+mod refused;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use secrecy::ExposeSecret;
+use smtp_uplift::{
+    config::{self, *},
+    policy::{AccessList, DeviceAuth, ListenerTls, TlsProfile},
+    proto::limits::LineEndings,
+};
+use tempfile::TempDir;
+
+const MINIMAL: &str = r#"
+hostname = "relay.example.test"
+[[listener]]
+address = "127.0.0.1:2525"
+[[mailbox]]
+address = "scanner@example.com"
+password = { file = "pw" }
+"#;
+
+/// A folder with the files that the texts below name.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("pw", "sesame-pw\n"),
+        ("token", "sesame-token\n"),
+        ("relay.crt", ""),
+        ("relay.key", ""),
+        ("ca.pem", ""),
+        ("users.txt", ""),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+        set_mode(&folder.path().join(name), 0o600);
+    }
+    folder
+}
+
+#[cfg(unix)]
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[cfg(not(unix))]
+fn set_mode(_path: &Path, _mode: u32) {}
+
+fn parse_in(folder: &TempDir, text: &str) -> Result<Loaded, Problems> {
+    config::parse(text, &folder.path().join("smtp-uplift.toml"))
+}
+
+#[track_caller]
+fn accepted(text: &str) -> Loaded {
+    match parse_in(&folder(), text) {
+        Ok(loaded) => loaded,
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+/// The problems without their file, as `line: key: reason; hint`.
+#[track_caller]
+fn refused(text: &str) -> Vec<String> {
+    let folder = folder();
+    let problems = parse_in(&folder, text).expect_err("it should be refused");
+    let prefix = format!("{}:", folder.path().join("smtp-uplift.toml").display());
+    problems.to_string().lines().map(|line| line.replace(&prefix, "").trim().to_owned()).collect()
+}
+
+/// The minimal configuration with lines added to its root, its listener, its mailbox and its end.
+fn with(root: &str, listener: &str, mailbox: &str, end: &str) -> String {
+    format!(
+        "hostname = \"relay.example.test\"\n{root}\n[[listener]]\naddress = \"127.0.0.1:2525\"\n{listener}\n\
+         [[mailbox]]\naddress = \"scanner@example.com\"\npassword = {{ file = \"pw\" }}\n{mailbox}\n{end}\n"
+    )
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn defaults_are_those_of_the_interface() {
+    let folder = folder();
+    let Loaded { config, warnings } = parse_in(&folder, MINIMAL).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(config.state_dir, Path::new("/var/lib/smtp-uplift"));
+    assert_eq!(config.drain_timeout, seconds(30));
+    assert_eq!(config.received, ReceivedDetail::Full);
+    assert_eq!(config.certificate, None);
+    assert_eq!(config.users_file, None);
+    assert_eq!(config.admin, Some("127.0.0.1:9525".parse().unwrap()));
+    assert_eq!(config.log, Log { format: LogFormat::Text, level: "info".into() });
+    assert_eq!(config.delivery, Delivery { device_patience: seconds(20) });
+    assert_eq!(
+        config.listeners,
+        [Listener {
+            name: "127.0.0.1:2525".into(),
+            address: "127.0.0.1:2525".parse().unwrap(),
+            tls: ListenerTls::StartTls,
+            tls_profile: TlsProfile::Legacy,
+            auth: DeviceAuth::None,
+            auth_without_tls: false,
+            accept_any_credentials: false,
+            line_endings: LineEndings::Normalise,
+            hide: vec![],
+            allow: AccessList::default()
+        }]
+    );
+    assert_eq!(
+        config.limits,
+        Limits {
+            message_size: 150 << 20,
+            recipients: 500,
+            sessions: 5_000,
+            sessions_per_device: 50,
+            command_timeout: seconds(300),
+            idle_timeout: seconds(600),
+            data_min_rate: 256
+        }
+    );
+    assert_eq!(
+        config.smarthost,
+        Smarthost {
+            host: "smtp.office365.com".into(),
+            port: 587,
+            tls: SmarthostTls::StartTls,
+            tls_min: TlsMin::V1_2,
+            ca_file: None,
+            lease_wait: seconds(5)
+        }
+    );
+    assert_eq!(config.mailbox.address, "scanner@example.com");
+    assert_eq!(config.mailbox.username, "scanner@example.com");
+    assert_eq!(config.mailbox.max_connections, 3);
+    let MailboxAuth::Login { password } = config.mailbox.auth else {
+        panic!("password means login")
+    };
+    assert_eq!(password.path(), Some(folder.path().join("pw").as_path()));
+}
+
+#[test]
+fn hostname_defaults_to_the_systems_name() {
+    let text = MINIMAL.replace("hostname = \"relay.example.test\"\n", "");
+    match parse_in(&folder(), &text) {
+        Ok(loaded) => assert!(!loaded.config.hostname.is_empty()),
+        Err(problems) => {
+            assert!(problems.to_string().contains("hostname: the system's name "), "{problems}")
+        }
+    }
+}
+
+#[test]
+fn everything_said() {
+    let Loaded { config, warnings } = accepted(
+        r#"
+hostname = "relay.example.lan"
+state_dir = "state"
+drain_timeout = "1m 30s"
+received = "no-client"
+
+[[listener]]
+name = "lan"
+address = "[::]:2525"
+tls = "require-starttls"
+tls_profile = "ancient"
+starttls_fallback = "0s"
+auth = "require"
+auth_without_tls = true
+accept_any_credentials = false
+line_endings = "strict"
+hide = ["pipelining", "8BITMIME"]
+proxy_protocol_from = []
+allow = ["10.0.0.0/8", "192.168.7.7", "::ffff:172.16.0.0/108"]
+
+[[listener]]
+name = "smtps"
+address = "0.0.0.0:465"
+tls = "implicit"
+tls_profile = "modern"
+hide = ["STARTTLS"]
+
+[[listener]]
+name = "plain"
+address = "127.0.0.1:0"
+tls = "none"
+auth = "offer"
+auth_without_tls = true
+accept_any_credentials = true
+
+[[listener]]
+address = "127.0.0.1:0"
+name = "another free port"
+
+[tls]
+certificate = "relay.crt"
+private_key = "relay.key"
+
+[limits]
+message_size = "35MB"
+recipients = 1
+sessions = 20_000
+sessions_per_device = 0x10
+command_timeout = "500ms"
+idle_timeout = "1h"
+data_min_rate = "2KiB/s"
+messages_per_device = "0/h"
+recipients_per_device = "0/d"
+
+[auth]
+users_file = "users.txt"
+
+[smarthost]
+host = "127.0.0.1"
+port = 25
+tls = "none"
+tls_min = "1.3"
+tls_backend = "rustls"
+ca_file = "ca.pem"
+lease_wait = "2s"
+
+[[mailbox]]
+address = "scanner@example.com"
+username = "scanner@example.onmicrosoft.com"
+auth = "xoauth2"
+max_connections = 20
+messages_per_minute = 0
+recipients_per_day = 0
+send_as = ["*@example.com", "boss@example.com"]
+
+[mailbox.oauth]
+token = { file = "token" }
+
+[sender]
+rewrite = "keep"
+
+[delivery]
+mode = "stream"
+device_patience = "15s"
+
+[admin]
+address = ""
+
+[log]
+format = "json"
+level = "warn,smtp_uplift=debug"
+transcripts = "off"
+addresses = "full"
+"#,
+    );
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(config.hostname, "relay.example.lan");
+    assert!(config.state_dir.ends_with("state") && config.state_dir.is_absolute());
+    assert_eq!(config.drain_timeout, seconds(90));
+    assert_eq!(config.received, ReceivedDetail::NoClient);
+    let [lan, smtps, plain, _] = &config.listeners[..] else { panic!("four listeners") };
+    assert_eq!(
+        (lan.name.as_str(), lan.tls, lan.tls_profile),
+        ("lan", ListenerTls::RequireStartTls, TlsProfile::Ancient)
+    );
+    assert_eq!((lan.auth, lan.line_endings), (DeviceAuth::Require, LineEndings::Strict));
+    assert_eq!(lan.hide, ["PIPELINING", "8BITMIME"]);
+    for inside in ["10.1.1.1", "192.168.7.7", "172.16.3.3", "::ffff:10.1.1.1"] {
+        assert!(lan.allow.allows(inside.parse().unwrap()), "{inside}");
+    }
+    for outside in ["127.0.0.1", "192.168.7.8", "::1"] {
+        assert!(!lan.allow.allows(outside.parse().unwrap()), "{outside}");
+    }
+    assert_eq!((smtps.tls, smtps.tls_profile), (ListenerTls::Implicit, TlsProfile::Modern));
+    assert_eq!(
+        (plain.tls, plain.auth, plain.accept_any_credentials),
+        (ListenerTls::None, DeviceAuth::Offer, true)
+    );
+    let certificate = config.certificate.unwrap();
+    assert!(
+        certificate.certificate.ends_with("relay.crt")
+            && certificate.private_key.ends_with("relay.key")
+    );
+    assert_eq!(config.limits.message_size, 35_000_000);
+    assert_eq!((config.limits.sessions, config.limits.sessions_per_device), (20_000, 16));
+    assert_eq!(
+        (config.limits.command_timeout, config.limits.data_min_rate),
+        (Duration::from_millis(500), 2048)
+    );
+    assert!(config.users_file.unwrap().ends_with("users.txt"));
+    assert_eq!(
+        (config.smarthost.tls, config.smarthost.tls_min),
+        (SmarthostTls::None, TlsMin::V1_3)
+    );
+    assert_eq!(config.mailbox.username, "scanner@example.onmicrosoft.com");
+    let MailboxAuth::XOAuth2 { token } = &config.mailbox.auth else { panic!("xoauth2") };
+    assert_eq!(token.path().unwrap().file_name().unwrap(), "token");
+    assert_eq!(config.delivery.device_patience, seconds(15));
+    assert_eq!(config.admin, None::<SocketAddr>);
+    assert_eq!(config.log, Log { format: LogFormat::Json, level: "warn,smtp_uplift=debug".into() });
+}
+
+#[test]
+fn paths_start_at_the_folder_of_the_file() {
+    let folder = folder();
+    let file = folder.path().join("smtp-uplift.toml");
+    fs::write(&file, format!("state_dir = \"var\"\n{MINIMAL}")).unwrap();
+    assert_eq!(config::load(&file).unwrap().config.state_dir, folder.path().join("var"));
+    // Beside the working directory nothing is put in front.
+    let text = format!("state_dir = \"var\"\n{}", MINIMAL.replace("{ file = \"pw\" }", "\"x\""));
+    let loaded = config::parse(&text, Path::new("smtp-uplift.toml")).unwrap();
+    assert_eq!(loaded.config.state_dir, PathBuf::from("var"));
+}
+
+#[test]
+fn secrets_never_show() {
+    for (source, secret) in [
+        ("password = \"sesame-literal\"", "sesame-literal"),
+        ("password = { file = \"pw\" }", "sesame-pw"),
+        ("auth = \"plain\"\npassword = { file = \"pw\" }", "sesame-pw"),
+        ("[mailbox.oauth]\ntoken = { file = \"token\" }", "sesame-token"),
+        ("[mailbox.oauth]\ntoken = \"sesame-literal\"", "sesame-literal"),
+    ] {
+        let loaded = accepted(&MINIMAL.replace("password = { file = \"pw\" }", source));
+        let shown = format!("{loaded:?} {loaded:#?}");
+        assert!(!shown.contains("sesame"), "{shown}");
+        let (MailboxAuth::Login { password: held }
+        | MailboxAuth::Plain { password: held }
+        | MailboxAuth::XOAuth2 { token: held }) = &loaded.config.mailbox.auth
+        else {
+            panic!("it logs in")
+        };
+        assert!(!format!("{held} {held:?}").contains("sesame"));
+        // The folder is gone by now, so only a literal can still be had.
+        match held.load() {
+            Ok(value) => assert_eq!(value.expose_secret(), secret),
+            Err(error) => assert!(
+                matches!(error, SecretError::Unreadable { .. }) && secret != "sesame-literal"
+            ),
+        }
+    }
+    for wrong in [
+        "password = 5317",
+        "password = [\"sesame\"]",
+        "password = { value = \"sesame\" }",
+        "password = { file = \"pw\", env = \"PATH\" }",
+    ] {
+        let problems = refused(&MINIMAL.replace("password = { file = \"pw\" }", wrong));
+        let shown = problems.join("\n");
+        assert!(shown.contains("7: mailbox.password: "), "{shown}");
+        assert!(!shown.contains("sesame") && !shown.contains("5317"), "{shown}");
+    }
+}
+
+#[test]
+fn secrets_are_read_anew_each_time() {
+    let folder = folder();
+    let loaded = parse_in(&folder, MINIMAL).unwrap();
+    let MailboxAuth::Login { password } = loaded.config.mailbox.auth else { panic!("login") };
+    assert_eq!(password.load().unwrap().expose_secret(), "sesame-pw");
+    fs::write(folder.path().join("pw"), "changed\r\n").unwrap();
+    assert_eq!(password.load().unwrap().expose_secret(), "changed");
+    fs::write(folder.path().join("pw"), "\n").unwrap();
+    assert!(matches!(password.load(), Err(SecretError::Empty)));
+}
+
+#[test]
+#[rustfmt::skip] // a table, a row a line
+fn warnings() {
+    for (text, line, key, reason) in [
+        (MINIMAL.replace("{ file = \"pw\" }", "\"sesame\""), 7, "mailbox.password", "the secret stands in the configuration itself"),
+        (with("", "", "max_connections = 20", ""), 9, "mailbox.max_connections", "Exchange Online takes three at a time"),
+        (with("", "", "auth = \"none\"", ""), 8, "mailbox.password", "not used with this auth"),
+        (with("", "allow = [\"0.0.0.0/0\"]", "", ""), 5, "listener.allow", "everybody who reaches this port can send as your mailbox"),
+    ] {
+        let warnings = accepted(&text).warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:#?}");
+        let Problem { line: at, key: of, reason: why, hint, .. } = &warnings[0];
+        assert_eq!((*at, of.as_str(), why.as_str()), (Some(line), key, reason));
+        assert!(hint.is_some());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn secret_files_that_others_can_read_are_warned_of() {
+    for (mode, shown) in [(0o640, "0640"), (0o604, "0604"), (0o644, "0644")] {
+        let folder = folder();
+        let path = folder.path().join("pw");
+        set_mode(&path, mode);
+        let warnings = parse_in(&folder, MINIMAL).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].reason.contains(&format!("mode {shown}")), "{}", warnings[0]);
+        assert_eq!(warnings[0].hint, Some(format!("chmod 600 {}", path.display())));
+    }
+}
+
+/// As `class Relay` of the rig writes it.
+#[test]
+fn the_rigs_configuration() {
+    let folder = folder();
+    let dir = folder.path().display();
+    let text = format!(
+        r#"
+hostname = "relay.example.test"
+state_dir = "{dir}/state"
+
+[[listener]]
+name = "lan"
+address = "127.0.0.1:40001"
+tls = "starttls"
+tls_profile = "legacy"
+
+[[listener]]
+name = "smtps"
+address = "127.0.0.1:40002"
+tls = "implicit"
+tls_profile = "legacy"
+
+[tls]
+certificate = "{dir}/relay.crt"
+private_key = "{dir}/relay.key"
+[limits]
+message_size = "150MiB"
+sessions = 20000
+sessions_per_device = 20000
+[smarthost]
+host = "localhost"
+port = 40003
+tls = "starttls"
+ca_file = "{dir}/ca.pem"
+
+[[mailbox]]
+address = "relay@example.test"
+auth = "login"
+password = {{ file = "{dir}/pw" }}
+max_connections = 20
+messages_per_minute = 0
+recipients_per_day = 0
+send_as = ["*@example.test"]
+
+[delivery]
+mode = "stream"
+
+[admin]
+address = "127.0.0.1:40004"
+[log]
+level = "warn"
+"#
+    );
+    let Loaded { config, warnings } = parse_in(&folder, &text).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!((config.listeners.len(), config.mailbox.max_connections), (2, 20));
+}

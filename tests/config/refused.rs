@@ -1,0 +1,271 @@
+//! What is refused, at which line and why.
+
+use std::path::Path;
+
+use secrecy::ExposeSecret;
+use smtp_uplift::config::{self, MailboxAuth};
+
+use super::{MINIMAL, accepted, folder, parse_in, refused, with};
+
+#[test]
+#[rustfmt::skip] // a table, a row a line
+fn every_problem_at_once_each_at_its_line() {
+    let problems = refused(
+        r#"hostname = "not a name"
+drain_timout = "30s"
+received = "fulll"
+
+[[listener]]
+address = "0.0.0.0"
+tls_profile = 3
+hide = [
+  "SIZE",
+  "VRFY",
+]
+allow = ["10.0.0.0/8", "10.0.0.0/33"]
+"two
+lines" = 1
+[[listener]]
+auth = "require"
+
+[tls]
+certificate = "nowhere.crt"
+
+[limits]
+message_size = "big"
+recipients = 0
+sessions = "many"
+command_timeout = 5
+data_min_rate = "256"
+
+[smarthost]
+port = 70000
+
+[[mailbox]]
+address = "scanner"
+auth = "login"
+
+[logs]
+level = "info"
+"#
+        .replace("\"two\nlines\"", "\"two\\nlines\"")
+        .as_str(),
+    );
+    let wanted = [
+        "1: hostname: \"not a name\" is not a domain name; for example hostname = \"relay.example.lan\"",
+        "2: drain_timout: unknown key; did you mean drain_timeout?",
+        "3: received: \"fulll\" is not one of full, no-client; did you mean \"full\"?",
+        "6: listener.address: \"0.0.0.0\" is not an address with a port; for example address = \"0.0.0.0:2525\"",
+        "7: listener.tls_profile: expected a string, found an integer; write tls_profile = \"modern\" or \"legacy\" or \"ancient\"",
+        "10: listener.hide: \"VRFY\" is not an EHLO keyword that we offer; known are SIZE, PIPELINING, 8BITMIME, ENHANCEDSTATUSCODES, SMTPUTF8, STARTTLS, AUTH",
+        "12: listener.allow: \"10.0.0.0/33\" is not a network; for example \"10.0.0.0/8\" or \"10.1.2.3\"",
+        "13: listener.\"two\\nlines\": unknown key; known here: address, name, tls, tls_profile, auth, auth_without_tls, accept_any_credentials, line_endings, hide, allow, starttls_fallback, proxy_protocol_from, auto_wait, systemd",
+        "14: listener.address: missing; for example address = \"0.0.0.0:2525\"",
+        "15: listener.auth: there are no logins that a device could use; name the logins in [auth] users_file, or write accept_any_credentials = true",
+        "17: tls.private_key: missing; for example private_key = \"certs/relay.key\"",
+        "18: tls.certificate: FOLDER/nowhere.crt cannot be read: No such file or directory (os error 2); the relay's user must be able to read it; relative paths start at this file's folder",
+        "21: limits.message_size: \"big\" is not a size; for example message_size = \"150MiB\"",
+        "22: limits.recipients: 0 is not between 1 and 100000; for example recipients = 500",
+        "23: limits.sessions: expected an integer, found a string; for example sessions = 5000",
+        "24: limits.command_timeout: expected a duration in quotes, found an integer; for example command_timeout = \"5m\"",
+        "25: limits.data_min_rate: \"256\" is not a rate; for example data_min_rate = \"256B/s\"",
+        "28: smarthost.port: 70000 is not between 1 and 65535; for example port = 587",
+        "30: mailbox.password: missing: this auth logs in with a password; for example password = { file = \"/run/secrets/pw\" }",
+        "31: mailbox.address: \"scanner\" is not an address; for example address = \"scanner@example.com\"",
+        "34: logs: unknown section; did you mean log?",
+    ];
+    let problems: Vec<_> = problems
+        .iter()
+        .map(|problem| match problem.find("nowhere.crt") {
+            Some(end) => {
+                let start = problem.find("certificate: ").unwrap() + "certificate: ".len();
+                format!("{}FOLDER/{}", &problem[..start], &problem[end..])
+            }
+            None => problem.clone(),
+        })
+        .collect();
+    for (got, wanted) in problems.iter().zip(wanted) {
+        assert_eq!(got, wanted);
+    }
+    assert_eq!(problems.len(), wanted.len(), "{problems:#?}");
+}
+
+#[test]
+#[rustfmt::skip] // a table, a row a line
+fn what_this_version_does_not_do_is_refused_with_the_value_to_write() {
+    let later = "not in this version yet";
+    let spool = "needs the spool, which this version does not have yet";
+    for (root, listener, mailbox, end, key, reason, hint) in [
+        ("", "", "", "delivery.mode = \"spool\"", "delivery.mode", spool, "mode = \"stream\""),
+        ("delivery.mode = \"stream-then-spool\"", "", "", "", "delivery.mode", spool, "mode = \"stream\""),
+        ("delivery.replay_memory = \"32MiB\"", "", "", "", "delivery.replay_memory", later, "remove it"),
+        ("", "tls = \"auto\"", "", "", "listener.tls", later, "tls = \"starttls\""),
+        ("", "starttls_fallback = \"10m\"", "", "", "listener.starttls_fallback", later, "\"0s\""),
+        ("", "proxy_protocol_from = [\"10.0.0.1\"]", "", "", "listener.proxy_protocol_from", later, "= []"),
+        ("", "systemd = \"smtp\"", "", "", "listener.systemd", later, "address = "),
+        ("limits.messages_per_device = \"10/h\"", "", "", "", "limits.messages_per_device", later, "\"0/h\""),
+        ("limits.recipients_per_device = \"10/d\"", "", "", "", "limits.recipients_per_device", later, "\"0/d\""),
+        ("limits.recipients_per_device = \"0\"", "", "", "", "limits.recipients_per_device", "is not a count", "\"0/d\""),
+        ("smarthost.tls_backend = \"native\"", "", "", "", "smarthost.tls_backend", later, "\"rustls\""),
+        ("smarthost.tls = \"none\"", "", "", "", "smarthost.tls", "for loopback addresses only", "\"starttls\""),
+        ("smarthost.tls_min = \"1.1\"", "", "", "", "smarthost.tls_min", "nothing older than TLS 1.2", "\"1.2\""),
+        ("smarthost.tls_min = 1.2", "", "", "", "smarthost.tls_min", "expected a string, found a number with a point", "\"1.2\""),
+        ("", "", "messages_per_minute = 28", "", "mailbox.messages_per_minute", later, "messages_per_minute = 0"),
+        ("", "", "recipients_per_day = 1", "", "mailbox.recipients_per_day", later, "recipients_per_day = 0"),
+        ("", "", "message_size = \"35MiB\"", "", "mailbox.message_size", later, "remove it"),
+        ("", "", "[mailbox.smarthost]\nport = 25", "", "mailbox.smarthost", later, "remove it"),
+        ("", "", "", "[[mailbox]]\naddress = \"b@example.com\"\nauth = \"none\"", "mailbox", "more than one mailbox is not in this version yet", "remove"),
+        ("sender.rewrite = \"mailbox\"", "", "", "", "sender.rewrite", later, "rewrite = \"keep\""),
+        ("log.transcripts = \"failed\"", "", "", "", "log.transcripts", later, "\"off\""),
+        ("log.addresses = \"hash\"", "", "", "", "log.addresses", later, "\"full\""),
+        ("admin.token = { file = \"token\" }", "", "", "", "admin.token", later, "remove it"),
+        ("", "", "", "[[device]]\naddress = \"10.1.2.3\"", "device", later, "remove it"),
+        ("", "", "", "[spool]\nexpire = \"48h\"", "spool", later, "remove it"),
+        ("", "", "", "[notices]\nto = \"it@example.com\"", "notices", later, "remove it"),
+    ] {
+        // A dotted key after [[mailbox]] would be one of the mailbox.
+        let (root, end) = if end.starts_with("delivery.") { (end, "") } else { (root, end) };
+        let problems = refused(&with(root, listener, mailbox, end));
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        let problem = &problems[0];
+        assert!(problem.contains(&format!(": {key}: ")), "{key} in {problem}");
+        assert!(problem.contains(reason), "{reason} in {problem}");
+        assert!(problem.split_once("; ").unwrap().1.contains(hint), "{hint} in {problem}");
+    }
+}
+
+#[test]
+fn tokens_are_taken_ready_made_only() {
+    let oauth = |keys: &str| {
+        MINIMAL.replace("password = { file = \"pw\" }", &format!("[mailbox.oauth]\n{keys}"))
+    };
+    let loaded = accepted(&oauth("token = { file = \"token\" }"));
+    assert!(
+        matches!(loaded.config.mailbox.auth, MailboxAuth::XOAuth2 { .. }),
+        "oauth means xoauth2"
+    );
+    let problems = refused(&oauth(
+        "flow = \"client-credentials\"\ntenant = \"x\"\nclient_id = \"y\"\nclient_secret = \"hush\"\nclient_secret_expires = 2027-05-31\ncloud = \"global\"",
+    ));
+    assert_eq!(problems.len(), 7, "{problems:#?}");
+    assert_eq!(
+        problems[0],
+        "7: mailbox.oauth.token: missing; for example token = { file = \"token\" }"
+    );
+    assert!(
+        problems[1]
+            .starts_with("8: mailbox.oauth.flow: not in this version yet; remove it; token = ")
+    );
+    assert!(problems.iter().all(|problem| !problem.contains("hush")));
+}
+
+#[test]
+#[rustfmt::skip] // a table, a row a line
+fn listeners_and_mailboxes_that_make_no_sense() {
+    for (listener, mailbox, end, wanted) in [
+        ("auth = \"offer\"", "", "", "listener.auth: there are no logins"),
+        ("auth = \"offer\"\ntls = \"none\"\naccept_any_credentials = true", "", "", "listener.auth: AUTH is offered under TLS only"),
+        ("allow = []", "", "", "listener.allow: an empty list refuses everybody"),
+        ("", "", "[[listener]]\naddress = \"127.0.0.1:2525\"\nname = \"b\"", "listener.address: 127.0.0.1:2525 is taken already"),
+        ("name = \"a\"", "", "[[listener]]\naddress = \"127.0.0.1:2526\"\nname = \"a\"", "listener.name: another listener is called \"a\""),
+        ("", "", "[admin]\naddress = \"127.0.0.1:2525\"", "listener.address: 127.0.0.1:2525 is taken already"),
+        ("", "auth = \"xoauth2\"", "", "mailbox.oauth.token: missing"),
+        ("", "auth = \"cram-md5\"", "", "mailbox.auth: \"cram-md5\" is not one of xoauth2, login, plain, none"),
+        ("", "send_as = [\"example.com\"]", "", "mailbox.send_as: \"example.com\" is not an address"),
+        ("", "max_connections = 0", "", "mailbox.max_connections: 0 is not between 1 and 1000"),
+        ("", "", "[auth]\nusers_file = \"nobody.txt\"", "auth.users_file: "),
+        ("", "", "[log]\nlevel = \"loud\"", "log.level: \"loud\" is not a level"),
+        ("", "", "[admin]\naddress = \"localhost\"", "admin.address: \"localhost\" is not an address with a port"),
+        ("", "", "[limits]\nidle_timeout = \"3 days\"", "limits.idle_timeout: \"3 days\" is not between 1ms and 1day"),
+        ("", "", "[limits]\nmessage_size = \"99999999TiB\"", "limits.message_size: "),
+        ("", "", "[limits]\nmessage_size = 0", "limits.message_size: 0B is not between 1B and 16GiB"),
+        ("", "", "[limits]\nmessage_size = -1", "limits.message_size: -1 is not a size"),
+        ("", "", "[limits]\nrecipients = 99999999999999999999", "limits.recipients: "),
+    ] {
+        let problems = refused(&with("", listener, mailbox, end));
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(problems[0].contains(wanted), "{wanted} in {}", problems[0]);
+    }
+}
+
+#[test]
+fn nothing_at_all() {
+    let problems = refused("hostname = \"relay\"");
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+    assert!(
+        problems[0].contains("listener: there is none")
+            && problems[1].contains("mailbox: there is none")
+    );
+    let single = MINIMAL.replace("[[listener]]", "[listener]");
+    assert_eq!(
+        refused(&single),
+        ["3: listener: expected a list of sections, found a section; write [[listener]]"]
+    );
+}
+
+#[test]
+fn text_that_is_not_toml_is_one_problem() {
+    let problems = refused("hostname = \"a\"\n\n[[mailbox]]\npassword = \"hunter2\" hunter3\n");
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("4: "), "{problems:?}");
+    assert!(!problems[0].contains("hunter"), "{problems:?}");
+    assert!(refused("a = 1\na = 2")[0].starts_with("2: "));
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let problems = config::load(Path::new("/nowhere/smtp-uplift.toml")).unwrap_err().to_string();
+    assert!(
+        problems.starts_with("/nowhere/smtp-uplift.toml: the configuration cannot be read: "),
+        "{problems}"
+    );
+}
+
+#[test]
+#[rustfmt::skip] // a table, a row a line
+fn secret_sources_that_do_not_work_are_problems_at_their_line() {
+    for (source, wanted) in [
+        ("{ file = \"none\" }", "/none cannot be read: "),
+        ("{ env = \"SMTP_UPLIFT_TEST_UNSET\" }", "the environment variable SMTP_UPLIFT_TEST_UNSET is not set"),
+        ("{ credential = \"pw\" }", "systemd has passed no credentials"),
+        ("{ credential = \"../pw\" }", "a credential has a name, not a path"),
+        ("\"\"", "the secret is empty"),
+        ("\"a\\nb\"", "the secret is not one line of text"),
+        ("{}", "a secret has one source"),
+    ] {
+        let problems = refused(&MINIMAL.replace("{ file = \"pw\" }", source));
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(problems[0].starts_with("7: mailbox.password: ") && problems[0].contains(wanted), "{problems:?}");
+    }
+    // Cargo sets this one for every test.
+    let loaded = accepted(&MINIMAL.replace("{ file = \"pw\" }", "{ env = \"CARGO_MANIFEST_DIR\" }"));
+    let MailboxAuth::Login { password } = loaded.config.mailbox.auth else { panic!("login") };
+    assert_eq!(password.load().unwrap().expose_secret(), env!("CARGO_MANIFEST_DIR"));
+}
+
+/// No text may make the reader panic; the worst that a text can do is to be refused.
+#[test]
+#[rustfmt::skip] // a table, a row a line
+fn any_cut_and_any_swap_of_a_good_file_is_an_answer() {
+    let folder = folder();
+    for cut in 0..MINIMAL.len() {
+        let _ = parse_in(&folder, &MINIMAL[..cut]);
+        let _ = parse_in(&folder, &MINIMAL[cut..]);
+    }
+    let values = ["1", "-1", "1.5", "inf", "true", "\"\"", "\"/\"", "[]", "[1, [2]]", "{}", "{ a = 1 }", "1979-05-27"];
+    let keys = ["hostname", "state_dir", "drain_timeout", "received", "listener", "tls", "limits", "auth", "smarthost", "mailbox", "sender", "delivery", "admin", "log", "limits.message_size", "limits.data_min_rate", "limits.messages_per_device", "limits.recipients", "smarthost.host", "smarthost.ca_file", "admin.address", "log.level", "tls.certificate"];
+    for key in keys {
+        for value in values {
+            let _ = parse_in(&folder, &format!("{key} = {value}\n{MINIMAL}"));
+            let _ = parse_in(&folder, &format!("{key} = {value}\n"));
+        }
+    }
+    let inner = ["address", "name", "tls", "auth", "hide", "allow", "password", "oauth", "oauth.token", "send_as", "max_connections"];
+    for section in ["listener", "mailbox"] {
+        for key in inner {
+            for value in values {
+                let _ = parse_in(&folder, &format!("[[{section}]]\n{key} = {value}\n"));
+            }
+        }
+    }
+}
