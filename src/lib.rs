@@ -5,3 +5,5 @@ pub mod codec;
 pub mod config;
 pub mod policy;
 pub mod proto;
+pub mod telemetry;
+pub mod transport;

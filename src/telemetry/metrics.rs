@@ -1,0 +1,407 @@
+//! Prometheus metrics behind typed handles: call sites never write a label.
+//!
+//! No label takes a value that a peer can choose freely: codes that are not in the lists below become
+//! `other`.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder, process_collector::ProcessCollector,
+};
+
+use super::maillog::Disposition;
+use crate::proto::{client::Stage, reply::Reply};
+
+/// Reply codes that get a label of their own: those of RFC 5321, its extensions, and Exchange Online.
+const CODES: [u16; 40] = [
+    211, 214, 220, 221, 235, 250, 251, 252, 334, 354, 421, 430, 431, 432, 441, 442, 450, 451, 452,
+    454, 455, 500, 501, 502, 503, 504, 521, 523, 530, 534, 535, 538, 541, 550, 551, 552, 553, 554,
+    555, 556,
+];
+
+/// All metrics of one relay.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The process's own metrics keep their usual names, without our prefix.
+    process: Registry,
+    sessions_open: IntGaugeVec,
+    sessions: IntCounterVec,
+    handshakes: IntCounterVec,
+    received: IntCounterVec,
+    messages: IntCounterVec,
+    message_bytes: HistogramVec,
+    relay_seconds: HistogramVec,
+    wait_seconds: HistogramVec,
+    replies: IntCounterVec,
+    connections: IntGaugeVec,
+    connects: IntCounterVec,
+    mailbox_up: IntGaugeVec,
+    certificate_expiry: GaugeVec,
+    device_faults: IntCounterVec,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionOutcome {
+    /// With QUIT.
+    Quit,
+    /// The device closed, or its connection was lost.
+    Closed,
+    /// The device was silent or slow for too long.
+    TimedOut,
+    /// Its address is not allowed.
+    Refused,
+    /// Too many sessions.
+    Busy,
+    /// The TLS handshake failed.
+    TlsFailed,
+    /// Too many errors, or bytes where none may be.
+    Faulty,
+    /// The relay stops.
+    Drained,
+}
+
+/// Something that a device does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceFault {
+    /// LF without CR in the data.
+    BareLf,
+    /// CR without LF in the data.
+    BareCr,
+    /// NUL in the data.
+    Nul,
+    /// A command that was refused for its form or order.
+    BadCommand,
+    /// Bytes sent before they were asked for.
+    EarlyTalk,
+    /// A failed handshake.
+    TlsFailed,
+}
+
+impl SessionOutcome {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quit => "quit",
+            Self::Closed => "closed",
+            Self::TimedOut => "timed_out",
+            Self::Refused => "refused",
+            Self::Busy => "busy",
+            Self::TlsFailed => "tls_failed",
+            Self::Faulty => "faulty",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+impl DeviceFault {
+    /// The name in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BareLf => "bare_lf",
+            Self::BareCr => "bare_cr",
+            Self::Nul => "nul",
+            Self::BadCommand => "bad_command",
+            Self::EarlyTalk => "early_talk",
+            Self::TlsFailed => "tls_failed",
+        }
+    }
+}
+
+impl Metrics {
+    /// A fresh set, at zero. `openssl` is the version of the library that serves devices.
+    pub fn new(openssl: &str) -> Self {
+        let registry =
+            Registry::new_custom(Some("smtp_uplift".into()), None).expect("the prefix is valid");
+        let metrics = Self {
+            sessions_open: gauge(
+                &registry,
+                "sessions_open",
+                "Sessions of devices that are open",
+                &["listener"],
+            ),
+            sessions: counter(
+                &registry,
+                "sessions_total",
+                "Sessions of devices, by how they ended",
+                &["listener", "outcome"],
+            ),
+            handshakes: counter(
+                &registry,
+                "tls_handshakes_total",
+                "TLS handshakes with devices",
+                &["listener", "version", "cipher", "outcome"],
+            ),
+            received: counter(
+                &registry,
+                "messages_received_total",
+                "Messages handed in, by TLS version",
+                &["listener", "tls"],
+            ),
+            messages: counter(
+                &registry,
+                "messages_total",
+                "Messages, by what became of them",
+                &["mailbox", "result"],
+            ),
+            message_bytes: histogram(
+                &registry,
+                "message_bytes",
+                "Octets of mail data of a relayed message",
+                &["mailbox"],
+                prometheus::exponential_buckets(1024.0, 4.0, 10),
+            ),
+            relay_seconds: histogram(
+                &registry,
+                "relay_seconds",
+                "From MAIL to the answer to the final dot",
+                &["mailbox"],
+                prometheus::exponential_buckets(0.005, 2.5, 12),
+            ),
+            wait_seconds: histogram(
+                &registry,
+                "mailbox_wait_seconds",
+                "How long a transaction waited for a connection to the smarthost",
+                &["mailbox"],
+                prometheus::exponential_buckets(0.001, 4.0, 9),
+            ),
+            replies: counter(
+                &registry,
+                "upstream_replies_total",
+                "Replies of the smarthost",
+                &["mailbox", "stage", "code", "enhanced", "class", "rule"],
+            ),
+            connections: gauge(
+                &registry,
+                "upstream_connections",
+                "Connections to the smarthost",
+                &["mailbox", "state"],
+            ),
+            connects: counter(
+                &registry,
+                "upstream_connects_total",
+                "Attempts to connect and log in",
+                &["mailbox", "outcome"],
+            ),
+            mailbox_up: gauge(
+                &registry,
+                "mailbox_up",
+                "1 if the last login succeeded",
+                &["mailbox"],
+            ),
+            certificate_expiry: float_gauge(
+                &registry,
+                "certificate_expiry_timestamp_seconds",
+                "When the certificate shown to devices ends",
+                &["listener"],
+            ),
+            device_faults: counter(
+                &registry,
+                "device_faults_total",
+                "What devices did wrong",
+                &["listener", "kind"],
+            ),
+            registry,
+            process: Registry::new(),
+        };
+        let info =
+            gauge(&metrics.registry, "build_info", "Versions", &["version", "openssl", "rustls"]);
+        info.with_label_values(&[env!("CARGO_PKG_VERSION"), openssl, env!("RUSTLS_VERSION")])
+            .set(1);
+        metrics.process.register(Box::new(ProcessCollector::for_self())).expect("registered once");
+        metrics
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let mut out = Vec::new();
+        let mut families = self.registry.gather();
+        families.extend(self.process.gather());
+        // Writing to memory fails only for a family without metrics, which is left out.
+        let _ = TextEncoder::new().encode(&families, &mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// A session has begun.
+    pub fn session_opened(&self, listener: &str) {
+        self.sessions_open.with_label_values(&[listener]).inc();
+    }
+
+    /// A session that had begun is over.
+    pub fn session_closed(&self, listener: &str, outcome: SessionOutcome) {
+        self.sessions_open.with_label_values(&[listener]).dec();
+        self.session_turned_away(listener, outcome);
+    }
+
+    /// A session ended before it began.
+    pub fn session_turned_away(&self, listener: &str, outcome: SessionOutcome) {
+        self.sessions.with_label_values(&[listener, outcome.as_str()]).inc();
+    }
+
+    /// A handshake with a device; `None` if it failed.
+    pub fn handshake(&self, listener: &str, tls: Option<(&str, &str)>) {
+        let (version, cipher) = tls.unwrap_or(("none", "none"));
+        let outcome = if tls.is_some() { "ok" } else { "failed" };
+        self.handshakes.with_label_values(&[listener, version, cipher, outcome]).inc();
+    }
+
+    /// A device has handed in a message, up to its dot.
+    pub fn message_received(&self, listener: &str, tls_version: &str) {
+        self.received.with_label_values(&[listener, tls_version]).inc();
+    }
+
+    /// A transaction is over.
+    pub fn message_done(
+        &self,
+        mailbox: &str,
+        disposition: Disposition,
+        bytes: u64,
+        took: Duration,
+    ) {
+        self.messages.with_label_values(&[mailbox, disposition.as_str()]).inc();
+        if disposition == Disposition::Relayed {
+            self.message_bytes.with_label_values(&[mailbox]).observe(bytes as f64);
+            self.relay_seconds.with_label_values(&[mailbox]).observe(took.as_secs_f64());
+        }
+    }
+
+    /// A transaction has waited for a lease.
+    pub fn lease_waited(&self, mailbox: &str, took: Duration) {
+        self.wait_seconds.with_label_values(&[mailbox]).observe(took.as_secs_f64());
+    }
+
+    /// The smarthost has answered.
+    pub fn upstream_reply(&self, mailbox: &str, stage: Stage, reply: &Reply) {
+        let code = CODES.into_iter().find(|code| *code == reply.code.get());
+        let code = code.map_or_else(|| "other".to_owned(), |code| code.to_string());
+        // Success lines have the class of the catalogue; a reply that no rule knows falls back to
+        // RFC 5321's first digit.
+        let class = match reply.code.get() {
+            200..400 => "service",
+            400..500 => "transient",
+            _ => "permanent",
+        };
+        self.replies
+            .with_label_values(&[
+                mailbox,
+                stage.as_str(),
+                &code,
+                &enhanced_label(reply),
+                class,
+                "unknown",
+            ])
+            .inc();
+    }
+
+    /// Connections to the smarthost that are leased and shelved.
+    pub fn upstream_connections(&self, mailbox: &str, leased: usize, shelved: usize) {
+        self.connections.with_label_values(&[mailbox, "leased"]).set(leased as i64);
+        self.connections.with_label_values(&[mailbox, "shelved"]).set(shelved as i64);
+    }
+
+    /// An attempt to connect and log in is over; `outcome` is `ok` or the stage at which it failed.
+    pub fn upstream_connect(&self, mailbox: &str, outcome: &'static str) {
+        self.connects.with_label_values(&[mailbox, outcome]).inc();
+        self.mailbox_up.with_label_values(&[mailbox]).set(i64::from(outcome == "ok"));
+    }
+
+    /// When the certificate of a listener ends, in seconds since 1970.
+    pub fn certificate_expiry(&self, listener: &str, at: i64) {
+        self.certificate_expiry.with_label_values(&[listener]).set(at as f64);
+    }
+
+    /// A device did something wrong.
+    pub fn device_fault(&self, listener: &str, fault: DeviceFault) {
+        self.device_faults.with_label_values(&[listener, fault.as_str()]).inc();
+    }
+}
+
+/// Enhanced codes as far as RFC 3463 and Exchange Online number them.
+fn enhanced_label(reply: &Reply) -> String {
+    match reply.enhanced {
+        None => "none".to_owned(),
+        Some(enhanced)
+            if enhanced.1 <= 7 && (enhanced.2 <= 31 || enhanced.1 == 7 && enhanced.2 < 800) =>
+        {
+            enhanced.to_string()
+        }
+        Some(_) => "other".to_owned(),
+    }
+}
+
+fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    registered(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn float_gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    registered(registry, GaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: prometheus::Result<Vec<f64>>,
+) -> HistogramVec {
+    let options = HistogramOpts::new(name, help)
+        .buckets(buckets.expect("start, factor and count are positive"));
+    registered(registry, HistogramVec::new(options, labels))
+}
+
+fn registered<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> C {
+    let collector = made.expect("name and labels are constants");
+    registry.register(Box::new(collector.clone())).expect("each name is registered once");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::reply::Enhanced;
+
+    #[test]
+    fn what_a_peer_makes_up_becomes_other() {
+        let metrics = Metrics::new("OpenSSL");
+        for (code, enhanced) in
+            [(250, Enhanced(2, 0, 0)), (599, Enhanced(5, 999, 999)), (550, Enhanced(5, 7, 708))]
+        {
+            metrics.upstream_reply("m@example.org", Stage::Rcpt, &Reply::new(code, enhanced, "x"));
+        }
+        let text = metrics.render();
+        let label = |rest: &str| {
+            format!(
+                "smtp_uplift_upstream_replies_total{{class={rest},mailbox=\"m@example.org\",rule=\"unknown\",stage=\"rcpt\"}} 1"
+            )
+        };
+        for rest in [
+            "\"service\",code=\"250\",enhanced=\"2.0.0\"",
+            "\"permanent\",code=\"other\",enhanced=\"other\"",
+            "\"permanent\",code=\"550\",enhanced=\"5.7.708\"",
+        ] {
+            assert!(text.contains(&label(rest)), "{rest} in {text}");
+        }
+    }
+
+    #[test]
+    fn sessions_are_counted_in_and_out() {
+        let metrics = Metrics::new("OpenSSL");
+        metrics.session_opened("lan");
+        metrics.session_opened("lan");
+        metrics.session_closed("lan", SessionOutcome::Quit);
+        let text = metrics.render();
+        assert!(text.contains("smtp_uplift_sessions_open{listener=\"lan\"} 1"), "{text}");
+        assert!(
+            text.contains("smtp_uplift_sessions_total{listener=\"lan\",outcome=\"quit\"} 1"),
+            "{text}"
+        );
+    }
+}

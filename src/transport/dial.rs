@@ -1,0 +1,67 @@
+//! The way to the smarthost: a name, its addresses, a connection.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+
+use super::stream::BoxIo;
+
+/// How long a name look-up may take.
+const LOOKUP: Duration = Duration::from_secs(5);
+/// How long one address may take to answer.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Why no connection came about.
+#[derive(Debug, Error)]
+pub enum DialError {
+    /// The name has no addresses, or nobody says which.
+    #[error("cannot find the address of {host}: {reason}")]
+    Name {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// None of the addresses takes a connection.
+    #[error("no address of {host} takes a connection: {}", tried.join("; "))]
+    Connect {
+        /// The name.
+        host: String,
+        /// Each address with what it said.
+        tried: Vec<String>,
+    },
+}
+
+/// Connects to the first address of `host` that answers.
+pub async fn dial(host: &str, port: u16) -> Result<(BoxIo, SocketAddr), DialError> {
+    let unknown = |reason: String| DialError::Name { host: host.to_owned(), reason };
+    let addresses: Vec<SocketAddr> = match timeout(LOOKUP, lookup_host((host, port))).await {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(error)) => return Err(unknown(error.to_string())),
+        Err(_) => return Err(unknown(format!("no answer within {} s", LOOKUP.as_secs()))),
+    };
+    if addresses.is_empty() {
+        return Err(unknown("the name has none".to_owned()));
+    }
+    let mut tried = Vec::new();
+    for address in addresses {
+        match connect(address).await {
+            Ok(stream) => return Ok((Box::new(stream), address)),
+            Err(error) => tried.push(format!("{address}: {error}")),
+        }
+    }
+    Err(DialError::Connect { host: host.to_owned(), tried })
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_| {
+        io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT.as_secs()))
+    })??;
+    // Commands are small and waited for.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
