@@ -1,3 +1,7 @@
-//! The `smtp-uplift` program.
+//! The `smtp-uplift` program: exit codes, nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(smtp_uplift::cli::main())
+}

@@ -1,0 +1,3 @@
+//! Logins of devices.
+
+pub mod accounts;

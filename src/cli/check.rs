@@ -1,0 +1,32 @@
+//! `smtp-uplift check`
+
+use super::{CONFIGURATION, ConfigFile, OK};
+use crate::config;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+pub(super) fn run(args: Args) -> u8 {
+    let path = args.config.path();
+    match config::load(&path) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                println!("warning: {warning}");
+            }
+            println!("{}: ok", path.display());
+            OK
+        }
+        Err(problems) => {
+            let count = problems.0.len();
+            eprintln!("{problems}");
+            eprintln!(
+                "smtp-uplift: {count} {} in the configuration",
+                if count == 1 { "problem" } else { "problems" }
+            );
+            CONFIGURATION
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What a device hears when something went wrong, or right: the one place that turns an outcome into a reply.
+//!
+//! No answer is better than the smarthost's. Its text goes on as visible ASCII, bounded, without its host
+//! names.
+
+use crate::{
+    codec::data::DataFault,
+    proto::{
+        client::Stage,
+        reply::{Enhanced, Reply},
+    },
+    smarthost::{
+        connection::{Lost, OpenError},
+        pool::LeaseError,
+    },
+};
+
+/// Longest text of the smarthost that is passed on, in characters.
+const TEXT: usize = 300;
+
+/// The dot's answer when the smarthost has taken the message.
+pub fn accepted(id: &str, verdict: &Reply) -> Reply {
+    Reply::new(
+        250,
+        Enhanced(2, 0, 0),
+        format!("ok, id {id}; smarthost: {} {}", verdict.code, presentable(&verdict.text())),
+    )
+}
+
+/// A recipient's answer when the smarthost takes it.
+pub fn recipient_accepted() -> Reply {
+    Reply::new(250, Enhanced(2, 1, 5), "recipient ok")
+}
+
+/// The smarthost's refusal, for the device.
+pub fn refused(stage: Stage, reply: &Reply) -> Reply {
+    let code = reply.code.get();
+    let text = presentable(&reply.text());
+    match code {
+        // Nobody can tell what it means here: not a yes, at any rate.
+        200..400 => Reply::new(
+            451,
+            Enhanced(4, 5, 0),
+            format!("the smarthost gave an unexpected answer at {stage}: {code} {text}"),
+        ),
+        421 => Reply::new(
+            451,
+            Enhanced(4, 4, 2),
+            format!("the smarthost closes the connection: {text}; try again"),
+        ),
+        // Not the device's login but ours.
+        530 | 534 | 535 | 538 => waiting_for_operator(&text),
+        // Our own commands are well formed, so this is a fault between the two servers, unless it speaks of
+        // an address.
+        500..=504 if reply.enhanced.is_none_or(|enhanced| enhanced.1 != 1) => Reply::new(
+            451,
+            Enhanced(4, 5, 0),
+            format!("the smarthost does not understand us at {stage}: {code} {text}"),
+        ),
+        _ => {
+            let class = if reply.code.is_permanent() { 5 } else { 4 };
+            // Code and enhanced code may disagree at Exchange Online; devices get a pair that does not.
+            let enhanced = reply
+                .enhanced
+                .map_or(Enhanced(class, 0, 0), |given| Enhanced(class, given.1, given.2));
+            Reply::new(code, enhanced, text)
+        }
+    }
+}
+
+/// No connection to the smarthost was to be had.
+pub fn no_lease(error: &LeaseError) -> Reply {
+    match error {
+        LeaseError::Busy(_) | LeaseError::Stopping => Reply::new(
+            451,
+            Enhanced(4, 3, 2),
+            "all connections to the smarthost are busy; try again",
+        ),
+        LeaseError::Open(error) => match &**error {
+            OpenError::Refused(_) if error.stage() == Stage::Auth => {
+                waiting_for_operator("the mailbox cannot log in")
+            }
+            OpenError::Secret(_) => waiting_for_operator("the mailbox's secret cannot be read"),
+            _ => Reply::new(451, Enhanced(4, 4, 1), "the smarthost cannot be reached; try again"),
+        },
+    }
+}
+
+/// The connection to the smarthost broke.
+pub fn lost(lost: &Lost) -> Reply {
+    Reply::new(
+        451,
+        Enhanced(4, 4, 2),
+        format!("the connection to the smarthost was lost at {}; try again", lost.stage),
+    )
+}
+
+/// The smarthost did not answer within the device's patience.
+pub fn no_answer() -> Reply {
+    Reply::new(451, Enhanced(4, 4, 1), "the smarthost does not answer; try again")
+}
+
+/// The device did not move, and its connection to the smarthost was given to somebody else.
+pub fn stalled() -> Reply {
+    Reply::new(
+        451,
+        Enhanced(4, 4, 2),
+        "too slow: the connection to the smarthost was given up; try again",
+    )
+}
+
+/// The data have line ends that this listener does not take.
+pub fn data_fault(fault: DataFault) -> Reply {
+    Reply::new(
+        554,
+        Enhanced(5, 6, 0),
+        format!("the message holds {fault} (RFC 5321 section 2.3.8)"),
+    )
+}
+
+/// The device's address is not on the list.
+pub fn not_allowed() -> Reply {
+    Reply::new(
+        554,
+        Enhanced(5, 7, 1),
+        "this address is not allowed to connect; ask whoever runs the relay",
+    )
+}
+
+/// There is no seat for one more session.
+pub fn too_many_sessions() -> Reply {
+    Reply::new(421, Enhanced(4, 7, 0), "too many sessions; try again later")
+}
+
+/// The device was silent or slow for too long.
+pub fn timed_out() -> Reply {
+    Reply::new(421, Enhanced(4, 4, 2), "nothing came for too long, closing")
+}
+
+/// The relay stops.
+pub fn stopping() -> Reply {
+    Reply::new(421, Enhanced(4, 3, 2), "the relay is stopping, closing")
+}
+
+fn waiting_for_operator(text: &str) -> Reply {
+    Reply::new(451, Enhanced(4, 7, 0), format!("waiting for the relay's operator: {text}"))
+}
+
+/// The smarthost's own id of a message, from its answer to the dot: `<id@host>`.
+pub fn message_id(verdict: &Reply) -> Option<String> {
+    let text = verdict.text();
+    let (_, rest) = text.split_once('<')?;
+    let (id, _) = rest.split_once('>')?;
+    Some(format!("<{}>", id.chars().filter(char::is_ascii_graphic).take(200).collect::<String>()))
+}
+
+/// The smarthost's text as it may leave the house: visible ASCII, bounded, without bracketed diagnostics,
+/// message ids and host names.
+fn presentable(text: &str) -> String {
+    let mut out = String::new();
+    let mut depth = 0u32;
+    for c in text.chars() {
+        match c {
+            '[' => depth += 1,
+            ']' if depth > 0 => depth -= 1,
+            c if depth == 0 => out.push(if c.is_ascii_graphic() || c == ' ' { c } else { '?' }),
+            _ => {}
+        }
+    }
+    let words: Vec<&str> = out.split_whitespace().filter(|word| !names_a_host(word)).collect();
+    words.join(" ").chars().take(TEXT).collect()
+}
+
+/// `MW4PR03.prod.outlook.com`, `<id@MW4PR03.prod.outlook.com>`, but neither a URL nor a number with dots.
+fn names_a_host(word: &str) -> bool {
+    let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    let host = word.rsplit(['@', '=']).next().unwrap_or(word);
+    !word.contains("://")
+        && host.split('.').count() > 2
+        && host.chars().any(|c| c.is_ascii_alphabetic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(code: u16, enhanced: Option<Enhanced>, text: &str) -> String {
+        refused(Stage::Rcpt, &Reply::new(code, enhanced, text)).to_string()
+    }
+
+    #[test]
+    fn refusals_pass_on_without_the_smarthosts_names() {
+        let text = "Mailbox unavailable, see https://aka.ms/x.y.z [MN2PR05CA0004.namprd05.prod.outlook.com 2023-09-12T20:59:57.214Z 08DB]";
+        assert_eq!(
+            heard(550, Some(Enhanced(5, 1, 1)), text),
+            "550 5.1.1 Mailbox unavailable, see https://aka.ms/x.y.z"
+        );
+        assert_eq!(heard(452, None, "too many\u{7}"), "452 4.0.0 too many?");
+        assert_eq!(heard(554, Some(Enhanced(4, 3, 2)), "mailbox busy"), "554 5.3.2 mailbox busy");
+        assert_eq!(heard(550, None, &"long ".repeat(200)).len(), "550 5.0.0 ".len() + TEXT);
+    }
+
+    #[test]
+    fn what_is_ours_to_mend_is_no_fault_of_the_device() {
+        assert_eq!(
+            heard(530, Some(Enhanced(5, 7, 57)), "Client not authenticated"),
+            "451 4.7.0 waiting for the relay's operator: Client not authenticated"
+        );
+        assert!(heard(421, None, "bye").starts_with("451 4.4.2"));
+        assert!(
+            heard(502, Some(Enhanced(5, 3, 3)), "Command not implemented").starts_with("451 4.5.0")
+        );
+        assert!(heard(501, Some(Enhanced(5, 1, 3)), "Invalid address").starts_with("501 5.1.3"));
+        assert!(
+            heard(251, None, "forwarding").starts_with("451 4.5.0"),
+            "a yes that nobody expects is no yes"
+        );
+        assert!(heard(354, None, "go").starts_with("451 4.5.0"));
+    }
+
+    #[test]
+    fn acceptance_carries_our_id_and_the_smarthosts_text() {
+        let verdict = Reply::new(
+            250,
+            Enhanced(2, 0, 0),
+            "OK <0123@SYBP282.PROD.OUTLOOK.COM> [Hostname=SYBP282.PROD.OUTLOOK.COM]",
+        );
+        assert_eq!(
+            accepted("k3v9.1", &verdict).to_string(),
+            "250 2.0.0 ok, id k3v9.1; smarthost: 250 OK"
+        );
+        assert_eq!(message_id(&verdict).as_deref(), Some("<0123@SYBP282.PROD.OUTLOOK.COM>"));
+        assert_eq!(message_id(&Reply::new(250, None, "queued")), None);
+    }
+}

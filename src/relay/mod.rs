@@ -1,0 +1,51 @@
+//! One device's session, from its greeting to its end, and what goes up to the smarthost meanwhile.
+//!
+//! [`session`] drives the protocol, [`transaction`] is the way of one message to the smarthost, [`pace`]
+//! tells a slow device from a stalled one, [`answer`] alone turns what went wrong into a reply.
+
+pub mod answer;
+pub mod pace;
+pub mod session;
+pub mod transaction;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::accounts::Accounts,
+    config::{Delivery, Limits, Listener, ReceivedDetail},
+    smarthost::pool::Pool,
+    telemetry::metrics::Metrics,
+    transport::server_tls::ServerTls,
+};
+
+/// What all sessions share.
+pub struct Relay {
+    /// Our name.
+    pub hostname: String,
+    /// What the Received field says of devices.
+    pub received: ReceivedDetail,
+    /// What a device may use up.
+    pub limits: Limits,
+    /// How long a transaction waits for a connection to the smarthost.
+    pub lease_wait: Duration,
+    /// How long a device may be kept waiting.
+    pub delivery: Delivery,
+    /// Who may log in.
+    pub accounts: Accounts,
+    /// The connections to the smarthost.
+    pub pool: Arc<Pool>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Cancelled when sessions without a transaction have to end.
+    pub drain: CancellationToken,
+}
+
+/// A listener as its sessions know it.
+pub struct Door {
+    /// Its settings.
+    pub listener: Listener,
+    /// Its side of TLS, if it has one.
+    pub tls: Option<ServerTls>,
+}

@@ -1,0 +1,546 @@
+//! Drives one device's session: reads what it sends, asks [`proto::session`](crate::proto::session) what it
+//! means, does it, and answers.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use tokio::time::{Instant, timeout};
+use tokio_util::codec::Framed;
+
+use super::{
+    Door, Relay, answer,
+    pace::{self, Pace, Progress},
+    transaction::Transaction,
+};
+use crate::{
+    auth::accounts::Accounts,
+    codec::{
+        data::DataFault,
+        server::{ServerCodec, ServerItem},
+    },
+    config::ReceivedDetail,
+    policy::{DeviceAuth, ListenerTls},
+    proto::{
+        client::Stage,
+        envelope::Envelope,
+        param::MailParams,
+        path::{ForwardPath, ReversePath},
+        reply::Reply,
+        sasl::Credentials,
+        session::{Features, Offer, Session, Step, too_large},
+        trace::Received,
+    },
+    smarthost::transaction::DataTransfer,
+    telemetry::{
+        maillog::{Disposition, Record},
+        metrics::{DeviceFault, SessionOutcome},
+    },
+    transport::stream::{BoxIo, TlsInfo},
+};
+
+/// Room for commands and replies of an idle session.
+const BUFFER: usize = 1024;
+/// Replies that are written at once at the latest.
+const FLUSH_AT: usize = 8 * 1024;
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// How long a device may refuse to take a reply.
+const WRITE: Duration = Duration::from_secs(60);
+/// How long the smarthost may think about the final dot (RFC 5321 section 4.5.3.2.6).
+const VERDICT: Duration = Duration::from_secs(600);
+
+/// Serves a device from its first octet to its last. `id` names the session in the log.
+pub async fn serve(
+    io: BoxIo,
+    peer: IpAddr,
+    id: String,
+    door: Arc<Door>,
+    relay: Arc<Relay>,
+) -> SessionOutcome {
+    let implicit = door.listener.tls == ListenerTls::Implicit;
+    let mut driver = Driver {
+        framed: framed(io),
+        session: Session::new(features(&door, &relay), implicit),
+        tls: None,
+        transaction: None,
+        count: 0,
+        peer: peer.to_canonical(),
+        id,
+        door,
+        relay,
+    };
+    if !driver.door.listener.allow.allows(peer) {
+        tracing::warn!(device = %driver.peer, listener = driver.door.listener.name, "address not allowed");
+        if !implicit {
+            let _ = driver.farewell(&answer::not_allowed()).await;
+        }
+        return SessionOutcome::Refused;
+    }
+    if implicit {
+        match driver.secure().await {
+            Ok(secured) => driver = secured,
+            Err(outcome) => return outcome,
+        }
+    }
+    match driver.run().await {
+        Ok(never) => match never {},
+        Err(outcome) => outcome,
+    }
+}
+
+enum Never {}
+
+struct Driver {
+    framed: Framed<BoxIo, ServerCodec>,
+    session: Session,
+    tls: Option<TlsInfo>,
+    transaction: Option<Transaction>,
+    /// Transactions so far.
+    count: u32,
+    peer: IpAddr,
+    id: String,
+    door: Arc<Door>,
+    relay: Arc<Relay>,
+}
+
+/// Mail data that were read up to their dot.
+struct Streamed {
+    /// What went up and waits for its dot, or what the device hears instead.
+    upload: Result<DataTransfer, Reply>,
+    /// Octets, stuffed dots not counted.
+    size: u64,
+    mended: Option<DataFault>,
+}
+
+impl Driver {
+    async fn run(mut self) -> Result<Never, SessionOutcome> {
+        let greeting = self.session.greeting();
+        self.say(&greeting).await?;
+        loop {
+            self.session.set_smarthost(self.relay.pool.offer());
+            let step = match self.command().await? {
+                ServerItem::Line(line) => self.session.line(&line),
+                ServerItem::LineTooLong => self.session.line_too_long(),
+                // Outside DATA the codec cuts lines only.
+                ServerItem::Data(_) | ServerItem::DataFault(_) | ServerItem::DataEnd { .. } => {
+                    continue;
+                }
+            };
+            self = self.act(step).await?;
+            // RSET, EHLO and the like end a transaction behind our back.
+            if self.session.envelope().is_none() {
+                self.abort();
+            }
+        }
+    }
+
+    async fn act(mut self, step: Step) -> Result<Self, SessionOutcome> {
+        match step {
+            Step::Reply(reply) => {
+                if reply.code.is_permanent() {
+                    self.fault(DeviceFault::BadCommand);
+                }
+                self.say(&reply).await?;
+            }
+            Step::Close(reply) => {
+                let quit = reply.code.is_positive();
+                self.abort();
+                self.farewell(&reply).await?;
+                return Err(if quit { SessionOutcome::Quit } else { SessionOutcome::Faulty });
+            }
+            Step::StartTls(reply) => {
+                self.abort();
+                self.say(&reply).await?;
+                return self.secure().await;
+            }
+            Step::Login(credentials) => self.login(credentials).await?,
+            Step::Mail(path, params) => self.mail(path, params).await?,
+            Step::Rcpt(path) => self.rcpt(path).await?,
+            Step::Data => self.data().await?,
+        }
+        Ok(self)
+    }
+
+    async fn mail(&mut self, path: ReversePath, params: MailParams) -> Result<(), SessionOutcome> {
+        self.count += 1;
+        let envelope = Envelope { reverse_path: path.clone(), params, recipients: Vec::new() };
+        self.transaction = Some(Transaction::new(format!("{}.{}", self.id, self.count), envelope));
+        let reply = self.session.mail_accepted(path, params);
+        self.say(&reply).await
+    }
+
+    async fn rcpt(&mut self, path: ForwardPath) -> Result<(), SessionOutcome> {
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        let reply = transaction.rcpt(&self.relay, path.clone()).await;
+        if reply.code.is_positive() {
+            self.session.rcpt_accepted(path);
+        }
+        self.say(&reply).await
+    }
+
+    async fn login(&mut self, credentials: Credentials) -> Result<(), SessionOutcome> {
+        let (accounts, given) = (self.relay.accounts.clone(), credentials.clone());
+        let any = self.door.listener.accept_any_credentials;
+        // Argon2 takes its time, and not the event loop's.
+        let judged =
+            tokio::task::spawn_blocking(move || any || accept_login(&accounts, &given)).await;
+        let accepted = judged.unwrap_or(false);
+        if !accepted {
+            tracing::warn!(session = self.id, device = %self.peer, user = credentials.user, "login refused");
+        }
+        match self.session.login(credentials, accepted) {
+            Step::Close(reply) => {
+                self.farewell(&reply).await?;
+                Err(SessionOutcome::Faulty)
+            }
+            Step::Reply(reply) => self.say(&reply).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn data(&mut self) -> Result<(), SessionOutcome> {
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        let transfer = match transaction.data(self.relay.delivery.device_patience).await {
+            Ok(transfer) => transfer,
+            Err(reply) => return self.data_refused(reply).await,
+        };
+        self.framed.codec_mut().start_data(self.door.listener.line_endings);
+        self.say(&Reply::new(354, None, "start mail input; end with <CRLF>.<CRLF>")).await?;
+        let Streamed { upload, size, mended } = self.stream(transfer).await?;
+        self.session.data_done();
+        let version = self.tls.as_ref().map_or("plain", |tls| tls.version);
+        self.relay.metrics.message_received(&self.door.listener.name, version);
+        let mended = mended.map_or("", |fault| self.fault(device_fault(fault)));
+        let (disposition, reply) = match upload {
+            Ok(transfer) => self.verdict(transfer).await,
+            Err(reply) => (Disposition::Refused, reply),
+        };
+        self.done(disposition, &reply, size, mended);
+        self.say(&reply).await
+    }
+
+    async fn data_refused(&mut self, reply: Reply) -> Result<(), SessionOutcome> {
+        self.session.data_done();
+        self.done(Disposition::Refused, &reply, 0, "");
+        if self.framed.read_buffer().is_empty() {
+            return self.say(&reply).await;
+        }
+        // What came in one packet with the command is mail data: never read it as commands.
+        self.fault(DeviceFault::EarlyTalk);
+        self.farewell(&reply).await?;
+        Err(SessionOutcome::Faulty)
+    }
+
+    /// Ends the data; returns what became of the message and what the device hears.
+    async fn verdict(&mut self, transfer: DataTransfer) -> (Disposition, Reply) {
+        let ended = transfer.end(VERDICT).await;
+        let Some(transaction) = &mut self.transaction else {
+            return (Disposition::Unknown, answer::no_answer());
+        };
+        match ended {
+            Ok(verdict) => {
+                let answered = if verdict.code.is_positive() {
+                    (Disposition::Relayed, answer::accepted(&transaction.id, &verdict))
+                } else {
+                    (Disposition::Refused, answer::refused(Stage::Eod, &verdict))
+                };
+                transaction.reply = Some(verdict);
+                answered
+            }
+            Err(lost) => {
+                tracing::warn!(id = transaction.id, error = %lost, "no verdict on the final dot");
+                (Disposition::Unknown, answer::lost(&lost))
+            }
+        }
+    }
+
+    /// Passes the data on, up to the dot. When nothing can go up any more the device's data are still read
+    /// to their end, so that the refusal is not taken for an answer to something else.
+    async fn stream(&mut self, mut transfer: DataTransfer) -> Result<Streamed, SessionOutcome> {
+        let limit = self.session.message_size();
+        let mut pace = Pace::new(self.relay.limits.data_min_rate);
+        let mut upload = match transfer.write(Bytes::from(self.received())).await {
+            Ok(()) => Ok(transfer),
+            Err(lost) => Err(answer::lost(&lost)),
+        };
+        loop {
+            let began = Instant::now();
+            let item = self.next(pace::SILENCE).await;
+            let octets =
+                if let Ok(ServerItem::Data(chunk)) = &item { chunk.len() as u64 } else { 0 };
+            pace.waited(began.elapsed(), octets);
+            match item {
+                Ok(ServerItem::Data(chunk)) => {
+                    if self.framed.codec().data_size() > limit && upload.is_ok() {
+                        upload = Err(too_large(limit));
+                    }
+                    if let Ok(transfer) = &mut upload
+                        && let Err(lost) = transfer.write(chunk).await
+                    {
+                        tracing::warn!(session = self.id, error = %lost, "the smarthost was lost in the data");
+                        upload = Err(answer::lost(&lost));
+                    }
+                }
+                Ok(ServerItem::DataFault(fault)) => {
+                    self.fault(device_fault(fault));
+                    upload = Err(answer::data_fault(fault));
+                }
+                Ok(ServerItem::DataEnd { size, mended }) => {
+                    return Ok(Streamed { upload, size, mended });
+                }
+                // Inside DATA the codec cuts no lines.
+                Ok(ServerItem::Line(_) | ServerItem::LineTooLong)
+                | Err(SessionOutcome::TimedOut) => {}
+                Err(outcome) => {
+                    self.vanished();
+                    return Err(outcome);
+                }
+            }
+            match pace.progress(self.relay.pool.is_waited_for()) {
+                Progress::Moving => {}
+                Progress::Stalled if upload.is_ok() => upload = Err(answer::stalled()),
+                Progress::Stalled => {}
+                Progress::Dead => {
+                    self.vanished();
+                    self.farewell(&answer::timed_out()).await?;
+                    return Err(SessionOutcome::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// The next command. A connection to the smarthost is not held for a device that says nothing.
+    async fn command(&mut self) -> Result<ServerItem, SessionOutcome> {
+        if self.transaction.as_ref().is_some_and(Transaction::holds_lease) {
+            match (self.next(pace::SILENCE).await, &mut self.transaction) {
+                (Err(SessionOutcome::TimedOut), Some(transaction)) => transaction.take_back(),
+                (read, _) => return read,
+            }
+        }
+        let limits = &self.relay.limits;
+        let wait =
+            if self.transaction.is_some() { limits.command_timeout } else { limits.idle_timeout };
+        let read = self.next(wait).await;
+        match read {
+            Err(SessionOutcome::TimedOut) => {
+                self.abort();
+                self.farewell(&answer::timed_out()).await?;
+            }
+            Err(SessionOutcome::Drained) => self.farewell(&answer::stopping()).await?,
+            Err(_) => self.abort(),
+            Ok(_) => {}
+        }
+        read
+    }
+
+    /// What the device sends next. Replies are written when there is nothing left to read: a pipelining
+    /// device gets them in one packet.
+    async fn next(&mut self, wait: Duration) -> Result<ServerItem, SessionOutcome> {
+        let read = match self.framed.next().now_or_never() {
+            Some(read) => read,
+            None => {
+                self.flush().await?;
+                tokio::select! {
+                    biased;
+                    read = self.framed.next() => read,
+                    () = self.relay.drain.cancelled(), if self.transaction.is_none() => {
+                        return Err(SessionOutcome::Drained);
+                    }
+                    () = tokio::time::sleep(wait) => return Err(SessionOutcome::TimedOut),
+                }
+            }
+        };
+        match read {
+            Some(Ok(item)) => Ok(item),
+            Some(Err(_)) | None => Err(SessionOutcome::Closed),
+        }
+    }
+
+    async fn say(&mut self, reply: &Reply) -> Result<(), SessionOutcome> {
+        tracing::trace!(session = self.id, %reply, "to the device");
+        match timeout(WRITE, self.framed.feed(reply)).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(self.gone()),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), SessionOutcome> {
+        match timeout(WRITE, self.framed.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(self.gone()),
+        }
+    }
+
+    /// The last reply of a session.
+    async fn farewell(&mut self, reply: &Reply) -> Result<(), SessionOutcome> {
+        self.say(reply).await?;
+        let _ = timeout(WRITE, self.framed.close()).await;
+        Ok(())
+    }
+
+    /// The device does not take replies any more.
+    fn gone(&mut self) -> SessionOutcome {
+        self.abort();
+        SessionOutcome::Closed
+    }
+
+    async fn secure(mut self) -> Result<Self, SessionOutcome> {
+        self.flush().await?;
+        let parts = self.framed.into_parts();
+        let listener = &self.door.listener.name;
+        if !parts.read_buf.is_empty() {
+            // Sent before the handshake, it would count as said after it (RFC 3207 section 6).
+            tracing::warn!(session = self.id, device = %self.peer, listener, "bytes before the TLS handshake: closed");
+            self.relay.metrics.device_fault(listener, DeviceFault::EarlyTalk);
+            return Err(SessionOutcome::Faulty);
+        }
+        let Some(tls) = &self.door.tls else { return Err(SessionOutcome::TlsFailed) };
+        let failed = |fault: String| {
+            tracing::warn!(session = self.id, device = %self.peer, listener, %fault, "TLS handshake failed");
+            self.relay.metrics.handshake(listener, None);
+            self.relay.metrics.device_fault(listener, DeviceFault::TlsFailed);
+            SessionOutcome::TlsFailed
+        };
+        let (io, info) = match timeout(HANDSHAKE, tls.accept(parts.io)).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(fault)) => return Err(failed(fault.to_string())),
+            Err(_) => return Err(failed(format!("not done within {} s", HANDSHAKE.as_secs()))),
+        };
+        tracing::debug!(session = self.id, device = %self.peer, tls = %info, "TLS handshake");
+        self.relay.metrics.handshake(listener, Some((info.version, &info.cipher)));
+        let mut session = self.session;
+        session.secured();
+        Ok(Self { framed: framed(io), session, tls: Some(info), ..self })
+    }
+
+    /// Ends a transaction that came to no data.
+    fn abort(&mut self) {
+        let Some(transaction) = &mut self.transaction else { return };
+        transaction.cancel();
+        let refusal = transaction.reply.clone().filter(|reply| !reply.code.is_positive());
+        let disposition =
+            if refusal.is_some() { Disposition::Refused } else { Disposition::Aborted };
+        self.record(disposition, refusal.as_ref(), 0, "");
+    }
+
+    /// The device went away in the middle of its data: without a dot nothing is sent.
+    fn vanished(&mut self) {
+        let size = self.framed.codec().data_size();
+        self.record(Disposition::Aborted, None, size, "");
+    }
+
+    /// A transaction is over; `ours` is what the device hears.
+    fn done(&mut self, disposition: Disposition, ours: &Reply, bytes: u64, faults: &str) {
+        self.record(disposition, Some(ours), bytes, faults);
+    }
+
+    /// Counts and logs the transaction, once.
+    fn record(&mut self, disposition: Disposition, ours: Option<&Reply>, bytes: u64, faults: &str) {
+        let Some(transaction) = self.transaction.take() else { return };
+        let (relay, pool) = (&self.relay, &self.relay.pool);
+        let took = transaction.began.elapsed();
+        relay.metrics.message_done(pool.mailbox(), disposition, bytes, took);
+        // A refusal of ours says more than the smarthost's last yes.
+        let theirs = transaction.reply.as_ref();
+        let reply = theirs
+            .filter(|reply| !reply.code.is_positive() || disposition == Disposition::Relayed)
+            .or(ours);
+        let message_id =
+            theirs.filter(|_| disposition == Disposition::Relayed).and_then(answer::message_id);
+        let upstream = match (transaction.asked, message_id) {
+            (false, _) => String::new(),
+            (true, None) => pool.host().to_owned(),
+            (true, Some(id)) => format!("{} {id}", pool.host()),
+        };
+        Record {
+            id: &transaction.id,
+            device: &self.peer.to_string(),
+            listener: &self.door.listener.name,
+            tls: &self.tls.as_ref().map_or_else(|| "plain".to_owned(), ToString::to_string),
+            mailbox: pool.mailbox(),
+            envelope: &transaction.envelope,
+            bytes,
+            disposition,
+            reply,
+            upstream: &upstream,
+            wait: transaction.waited,
+            relay: took,
+            faults,
+        }
+        .write();
+    }
+
+    fn received(&self) -> String {
+        let hello = self.session.hello();
+        let Some(transaction) = &self.transaction else { return String::new() };
+        let envelope = &transaction.envelope;
+        let client = hello.map(|hello| (hello.name.as_str(), self.peer));
+        Received {
+            client: client.filter(|_| self.relay.received == ReceivedDetail::Full),
+            tls: self.tls.as_ref().map(|tls| (tls.version, tls.cipher.as_str())),
+            by: &self.relay.hostname,
+            extended: hello.is_some_and(|hello| hello.extended),
+            authenticated: self.session.user().is_some(),
+            utf8: !envelope.reverse_path.is_ascii()
+                || !envelope.recipients.iter().all(ForwardPath::is_ascii),
+            id: &transaction.id,
+            date: &now(),
+        }
+        .header()
+    }
+
+    /// Counts what the device did wrong; returns its name.
+    fn fault(&self, fault: DeviceFault) -> &'static str {
+        self.relay.metrics.device_fault(&self.door.listener.name, fault);
+        fault.as_str()
+    }
+}
+
+fn framed(io: BoxIo) -> Framed<BoxIo, ServerCodec> {
+    let mut framed = Framed::with_capacity(io, ServerCodec::new(), BUFFER);
+    framed.set_backpressure_boundary(FLUSH_AT);
+    framed
+}
+
+fn features(door: &Door, relay: &Relay) -> Features {
+    let listener = &door.listener;
+    Features {
+        hostname: relay.hostname.clone(),
+        message_size: relay.limits.message_size,
+        recipients: relay.limits.recipients,
+        starttls: match listener.tls {
+            ListenerTls::None | ListenerTls::Implicit => Offer::No,
+            ListenerTls::StartTls => Offer::Yes,
+            ListenerTls::RequireStartTls => Offer::Required,
+        },
+        auth: match listener.auth {
+            DeviceAuth::None => Offer::No,
+            DeviceAuth::Offer => Offer::Yes,
+            DeviceAuth::Require => Offer::Required,
+        },
+        auth_without_tls: listener.auth_without_tls,
+        hide: listener.hide.clone(),
+    }
+}
+
+/// A users file that went bad refuses everybody, and says so.
+fn accept_login(accounts: &Accounts, credentials: &Credentials) -> bool {
+    accounts.accept(credentials).unwrap_or_else(|error| {
+        tracing::error!(%error, "nobody can log in");
+        false
+    })
+}
+
+fn device_fault(fault: DataFault) -> DeviceFault {
+    match fault {
+        DataFault::BareLf => DeviceFault::BareLf,
+        DataFault::BareCr => DeviceFault::BareCr,
+        DataFault::Nul => DeviceFault::Nul,
+    }
+}
+
+/// The time as a header field tells it (RFC 5322 section 3.3).
+fn now() -> String {
+    jiff::fmt::rfc2822::to_string(&jiff::Zoned::now()).unwrap_or_default()
+}

@@ -1,0 +1,183 @@
+//! The way of one message to the smarthost, in `stream` mode: a connection is leased at the first recipient,
+//! and every verdict is the smarthost's own.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::{Relay, answer};
+use crate::{
+    proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
+    smarthost::{
+        pool::Lease,
+        transaction::{DataTransfer, MailTransaction, StepError},
+    },
+};
+
+/// Octets by which the Received field may lengthen a message.
+const ADDED: u64 = 1_024;
+
+/// A transaction that a device has begun.
+pub struct Transaction {
+    /// As received; the recipients are those that were accepted.
+    pub envelope: Envelope,
+    /// In the reply, the log line and the Received field.
+    pub id: String,
+    /// When MAIL came.
+    pub began: Instant,
+    /// How long a lease was waited for.
+    pub waited: Duration,
+    /// The last reply of the smarthost, or ours where it had no say.
+    pub reply: Option<Reply>,
+    /// Whether the smarthost was asked at all.
+    pub asked: bool,
+    upstream: Upstream,
+}
+
+enum Upstream {
+    /// Nobody was asked yet.
+    Unasked,
+    /// The smarthost has taken MAIL.
+    Open(MailTransaction),
+    /// There is no more to be had: what devices hear from here on.
+    Closed(Reply),
+}
+
+impl Transaction {
+    /// A transaction whose MAIL was answered.
+    pub fn new(id: String, envelope: Envelope) -> Self {
+        Self {
+            envelope,
+            id,
+            began: Instant::now(),
+            waited: Duration::ZERO,
+            reply: None,
+            asked: false,
+            upstream: Upstream::Unasked,
+        }
+    }
+
+    /// Whether a connection is held for it.
+    pub fn holds_lease(&self) -> bool {
+        matches!(self.upstream, Upstream::Open(_))
+    }
+
+    /// Gives the connection back: the device does not move.
+    pub fn take_back(&mut self) {
+        self.close(answer::stalled());
+    }
+
+    /// Asks the smarthost about a recipient; returns what the device hears, positive if it was taken.
+    pub async fn rcpt(&mut self, relay: &Relay, recipient: ForwardPath) -> Reply {
+        let patience = relay.delivery.device_patience;
+        let asked = match std::mem::replace(&mut self.upstream, Upstream::Unasked) {
+            Upstream::Closed(reply) => return self.close(reply),
+            Upstream::Unasked => timeout(patience, self.begin(relay, &recipient)).await,
+            Upstream::Open(mut open) => {
+                match timeout(patience, open.rcpt(&recipient, patience)).await {
+                    Ok(Ok(reply)) => Ok(Ok((open, reply))),
+                    Ok(Err(lost)) => Ok(Err(self.step(lost.into()))),
+                    Err(elapsed) => Err(elapsed),
+                }
+            }
+        };
+        let (open, reply) = match asked {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(heard)) => return self.close(heard),
+            Err(_) => return self.close(answer::no_answer()),
+        };
+        self.reply = Some(reply.clone());
+        match reply.code.get() {
+            421 => self.close(answer::refused(Stage::Rcpt, &reply)),
+            250 | 251 => {
+                self.upstream = Upstream::Open(open);
+                self.envelope.recipients.push(recipient);
+                answer::recipient_accepted()
+            }
+            _ => {
+                self.upstream = Upstream::Open(open);
+                answer::refused(Stage::Rcpt, &reply)
+            }
+        }
+    }
+
+    /// Asks to send the data; an error is what the device hears.
+    pub async fn data(&mut self, patience: Duration) -> Result<DataTransfer, Reply> {
+        match std::mem::replace(&mut self.upstream, Upstream::Unasked) {
+            Upstream::Open(open) => match timeout(patience, open.data(patience)).await {
+                Ok(Ok(transfer)) => Ok(transfer),
+                Ok(Err(error)) => Err(self.step(error)),
+                Err(_) => Err(answer::no_answer()),
+            },
+            Upstream::Closed(reply) => Err(reply),
+            Upstream::Unasked => Err(answer::no_answer()),
+        }
+    }
+
+    /// The device gives up before its data; a connection without faults is kept.
+    pub fn cancel(&mut self) {
+        if let Upstream::Open(open) = std::mem::replace(&mut self.upstream, Upstream::Unasked) {
+            open.cancel();
+        }
+    }
+
+    async fn begin(
+        &mut self,
+        relay: &Relay,
+        recipient: &ForwardPath,
+    ) -> Result<(MailTransaction, Reply), Reply> {
+        loop {
+            let lease = self.lease(relay).await?;
+            let kept = lease.connection().is_used();
+            match lease.mail(&self.envelope, recipient, ADDED, relay.delivery.device_patience).await
+            {
+                Ok(begun) => return Ok(begun),
+                // The smarthost ended a connection that was kept from an earlier message just when it was
+                // taken up again. Nothing was sent yet, so the next one may try.
+                Err(error) if kept && connection_is_over(&error) => {
+                    tracing::debug!(?error, "a kept connection was over");
+                }
+                Err(error) => return Err(self.step(error)),
+            }
+        }
+    }
+
+    async fn lease(&mut self, relay: &Relay) -> Result<Lease, Reply> {
+        let began = Instant::now();
+        self.asked = true;
+        let lease = relay.pool.lease(relay.lease_wait).await;
+        self.waited += began.elapsed();
+        lease.map_err(|error| {
+            tracing::warn!(id = self.id, %error, "no connection to the smarthost");
+            answer::no_lease(&error)
+        })
+    }
+
+    /// Notes what went wrong; returns what the device hears.
+    fn step(&mut self, error: StepError) -> Reply {
+        match error {
+            StepError::Refused(stage, reply) => {
+                let heard = answer::refused(stage, &reply);
+                self.reply = Some(reply);
+                heard
+            }
+            StepError::Lost(lost) => {
+                tracing::warn!(id = self.id, error = %lost, "the smarthost was lost");
+                answer::lost(&lost)
+            }
+        }
+    }
+
+    fn close(&mut self, reply: Reply) -> Reply {
+        self.reply.get_or_insert_with(|| reply.clone());
+        self.upstream = Upstream::Closed(reply.clone());
+        reply
+    }
+}
+
+fn connection_is_over(error: &StepError) -> bool {
+    match error {
+        StepError::Lost(_) | StepError::Refused(Stage::Rset, _) => true,
+        StepError::Refused(_, reply) => reply.code.get() == 421,
+    }
+}

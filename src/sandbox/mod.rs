@@ -1,0 +1,206 @@
+//! A stand-in for Exchange Online, and for the devices on the other side: for `demo`, `sandbox`, tests and
+//! benches. It says what Exchange Online says, and misbehaves when told to: see [`scenario`].
+
+pub mod device;
+pub mod scenario;
+mod session;
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::scenario::{Scenario, Script};
+use crate::{
+    policy::TlsProfile,
+    transport::{
+        certificate::{CertificateError, Identity},
+        listener::Listener,
+        server_tls::{ServerTls, ServerTlsError},
+    },
+};
+
+/// Octets of mail data that are kept, over all messages; older ones go.
+const KEPT: usize = 64 * 1024 * 1024;
+
+/// A running stand-in. Dropping it stops it.
+pub struct Sandbox {
+    address: SocketAddr,
+    certificate: Vec<u8>,
+    server: Arc<Server>,
+    tracker: TaskTracker,
+}
+
+/// A message that was accepted.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The reverse-path.
+    pub from: String,
+    /// The forward-paths.
+    pub recipients: Vec<String>,
+    /// The mail data in wire form, without the final dot.
+    pub data: Bytes,
+    /// Who was logged in.
+    pub user: String,
+}
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Connections that are open.
+    pub open: AtomicUsize,
+    /// The most that were open at once.
+    pub most_open: AtomicUsize,
+    /// Connections in all.
+    pub connections: AtomicU64,
+    /// Logins that were accepted.
+    pub logins: AtomicU64,
+    /// Logins that were refused.
+    pub refused_logins: AtomicU64,
+    /// Mail data that ended without a dot.
+    pub cut: AtomicU64,
+    /// Messages that were accepted.
+    pub accepted: AtomicU64,
+}
+
+/// Why the stand-in does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The address cannot be bound.
+    #[error("cannot listen on {0}: {1}")]
+    Bind(SocketAddr, io::Error),
+    /// No certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// No TLS.
+    #[error(transparent)]
+    Tls(#[from] ServerTlsError),
+}
+
+struct Server {
+    script: Script,
+    tls: ServerTls,
+    counts: Counts,
+    kept: Mutex<VecDeque<Delivery>>,
+    news: Notify,
+    stop: CancellationToken,
+}
+
+impl Sandbox {
+    /// Starts on an address, port 0 for a free one, with a certificate for `localhost` and its addresses.
+    pub async fn start(address: SocketAddr, scenario: Scenario) -> Result<Self, SandboxError> {
+        let identity = Identity::make(&["localhost", "127.0.0.1", "::1"])?;
+        Self::start_as(address, scenario, &identity).await
+    }
+
+    /// Starts with a certificate of the caller's.
+    pub async fn start_as(
+        address: SocketAddr,
+        scenario: Scenario,
+        identity: &Identity,
+    ) -> Result<Self, SandboxError> {
+        let socket =
+            Listener::bind(address).await.map_err(|error| SandboxError::Bind(address, error))?;
+        let certificate = identity.certificate.to_pem().map_err(CertificateError::Make)?;
+        let server = Arc::new(Server {
+            script: Script::new(scenario),
+            // Exchange Online takes TLS 1.2 and newer.
+            tls: ServerTls::new(TlsProfile::Modern, identity)?,
+            counts: Counts::default(),
+            kept: Mutex::default(),
+            news: Notify::new(),
+            stop: CancellationToken::new(),
+        });
+        let sandbox =
+            Self { address: socket.address(), certificate, server, tracker: TaskTracker::new() };
+        sandbox.tracker.spawn(accept(socket, Arc::clone(&sandbox.server), sandbox.tracker.clone()));
+        Ok(sandbox)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its certificate in PEM form, for the relay's `ca_file`.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// What was seen so far.
+    pub fn counts(&self) -> &Counts {
+        &self.server.counts
+    }
+
+    /// The messages that are kept, oldest first.
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        self.server.kept().iter().cloned().collect()
+    }
+
+    /// Waits until so many messages were accepted.
+    pub async fn delivered(&self, count: u64) {
+        loop {
+            let news = self.server.news.notified();
+            if self.server.counts.accepted.load(Ordering::SeqCst) >= count {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Closes every connection and the door: the smarthost is gone.
+    pub async fn stop(self) {
+        self.server.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.server.stop.cancel();
+    }
+}
+
+async fn accept(socket: Listener, server: Arc<Server>, tracker: TaskTracker) {
+    let stop = server.stop.clone();
+    while let Some((stream, peer)) = stop.run_until_cancelled(socket.accept()).await {
+        let server = Arc::clone(&server);
+        tracker.spawn(async move {
+            let open = server.counts.open.fetch_add(1, Ordering::SeqCst) + 1;
+            server.counts.most_open.fetch_max(open, Ordering::SeqCst);
+            server.counts.connections.fetch_add(1, Ordering::SeqCst);
+            let serving = session::serve(Box::new(stream), peer.ip(), Arc::clone(&server));
+            server.stop.run_until_cancelled(serving).await;
+            server.counts.open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+}
+
+impl Server {
+    fn keep(&self, delivery: Delivery) {
+        let mut kept = self.kept();
+        kept.push_back(delivery);
+        while kept.len() > 1
+            && kept.iter().map(|delivery| delivery.data.len()).sum::<usize>() > KEPT
+        {
+            kept.pop_front();
+        }
+        drop(kept);
+        self.counts.accepted.fetch_add(1, Ordering::SeqCst);
+        self.news.notify_waiters();
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Delivery>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,277 @@
+//! How the stand-in behaves: what it offers, whom it lets in, and what goes wrong.
+//!
+//! Faults are named by an address's local part, for the one message that uses it, or by a scenario file:
+//!
+//! | local part | what happens |
+//! |---|---|
+//! | `reply-550-5.7.708@…` | that reply: at RCPT to a recipient, at MAIL to a sender |
+//! | `reply-432-4.3.2-dot@…` | that reply at a stage: `mail`, `rcpt`, `data`, `dot` |
+//! | `close-dot@…`, `close-after-dot@…` | the connection is closed instead of an answer at the stage; the message is not taken |
+//! | `close-in-data@…` | the connection is closed when 32 KiB of the data have come |
+//! | `slow-354@…`, `slow-dot-1.5@…` | the answer comes late, by 5 s or as said |
+//!
+//! What follows a `+` is ignored, so that addresses can be told apart.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::proto::reply::{Code, Enhanced, Reply};
+
+/// Behaviour, as a scenario file says it (TOML).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scenario {
+    /// The only user name that may log in; absent: any.
+    pub user: Option<String>,
+    /// The only password that is right; absent: any.
+    pub password: Option<String>,
+    /// The only access token that is right; absent: any.
+    pub token: Option<String>,
+    /// Whether STARTTLS is offered; a middlebox may have removed it.
+    pub starttls: bool,
+    /// The mechanisms that are offered.
+    pub auth: Vec<String>,
+    /// EHLO keywords that are not offered.
+    pub hide: Vec<String>,
+    /// The SIZE that is offered, in octets.
+    pub size: u64,
+    /// Connections above this number get 432 at the dot; absent: no limit.
+    pub max_connections: Option<usize>,
+    /// What goes wrong.
+    #[serde(rename = "fault")]
+    pub faults: Vec<Fault>,
+}
+
+/// Something that goes wrong at a stage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// Where.
+    pub stage: Stage,
+    /// What is said instead of the usual.
+    pub reply: Option<String>,
+    /// Whether the connection is closed, after the reply if there is one.
+    #[serde(default)]
+    pub close: bool,
+    /// Seconds by which the answer is late.
+    #[serde(default)]
+    pub delay: f64,
+    /// Only every so many-th time.
+    #[serde(default = "one")]
+    pub every: u32,
+    /// Only so often; absent: always.
+    pub times: Option<u32>,
+}
+
+/// A place in the dialogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The greeting.
+    Connect,
+    /// EHLO.
+    Ehlo,
+    /// STARTTLS.
+    Starttls,
+    /// The end of an AUTH exchange.
+    Auth,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA.
+    Data,
+    /// 32 KiB into the data.
+    InData,
+    /// The final dot.
+    Dot,
+    /// When a message was accepted: something said unasked.
+    Idle,
+}
+
+/// What a fault comes to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Deed {
+    pub(super) delay: Duration,
+    pub(super) reply: Option<Reply>,
+    pub(super) close: bool,
+}
+
+/// A scenario that counts how often each of its faults was due.
+pub(super) struct Script {
+    pub(super) scenario: Scenario,
+    reached: Vec<AtomicU32>,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            user: None,
+            password: None,
+            token: None,
+            starttls: true,
+            auth: vec!["LOGIN".to_owned(), "XOAUTH2".to_owned()],
+            hide: Vec::new(),
+            size: 157_286_400,
+            max_connections: None,
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl Scenario {
+    /// Reads a scenario file's text; the error names the line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let scenario: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        for fault in &scenario.faults {
+            if let Some(text) = &fault.reply {
+                reply(text).ok_or_else(|| {
+                    format!("{text:?} is no reply: write code, enhanced code and text")
+                })?;
+            }
+            if fault.every == 0 || !(0.0..=86_400.0).contains(&fault.delay) {
+                return Err("every is 1 or more, delay from 0 to 86400 seconds".to_owned());
+            }
+        }
+        Ok(scenario)
+    }
+}
+
+impl Script {
+    pub(super) fn new(scenario: Scenario) -> Self {
+        let reached = scenario.faults.iter().map(|_| AtomicU32::new(0)).collect();
+        Self { scenario, reached }
+    }
+
+    /// The fault that is due at a stage: the file's, else one that an address asks for.
+    pub(super) fn due<'a>(
+        &self,
+        stage: Stage,
+        addresses: impl Iterator<Item = (Stage, &'a str)>,
+    ) -> Option<Deed> {
+        let scripted = self
+            .scenario
+            .faults
+            .iter()
+            .zip(&self.reached)
+            .filter(|(fault, _)| fault.stage == stage);
+        for (fault, reached) in scripted {
+            let count = reached.fetch_add(1, Ordering::SeqCst) + 1;
+            if count % fault.every == 0
+                && fault.times.is_none_or(|times| count / fault.every <= times)
+            {
+                return Some(Deed {
+                    delay: Duration::from_secs_f64(fault.delay),
+                    reply: fault.reply.as_deref().and_then(reply),
+                    close: fault.close,
+                });
+            }
+        }
+        addresses
+            .filter_map(|(usual, address)| asked(usual, address))
+            .find(|(at, _)| *at == stage)
+            .map(|(_, deed)| deed)
+    }
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// Reads `code enhanced text`.
+fn reply(text: &str) -> Option<Reply> {
+    let code = Code::parse(text.as_bytes().get(..3)?)?;
+    let (enhanced, text) = Enhanced::split(text.get(3..)?.trim_start());
+    Some(Reply { code, enhanced, lines: vec![text.to_owned()] })
+}
+
+/// What an address asks for, and where; `usual` is the stage of the command that it stands in.
+fn asked(usual: Stage, address: &str) -> Option<(Stage, Deed)> {
+    let local = address.rsplit_once('@').map_or(address, |(local, _)| local);
+    let words: Vec<&str> = local.split('+').next()?.split('-').collect();
+    match *words.as_slice() {
+        ["reply", code, enhanced, ref rest @ ..] => {
+            let reply = Reply {
+                code: Code::parse(code.as_bytes())?,
+                enhanced: Some(Enhanced::parse(enhanced)?),
+                lines: vec!["scripted by the sandbox".to_owned()],
+            };
+            Some((stage(rest).unwrap_or(usual), Deed { reply: Some(reply), ..Deed::default() }))
+        }
+        ["close", ref rest @ ..] => Some((stage(rest)?, Deed { close: true, ..Deed::default() })),
+        ["slow", at, ref rest @ ..] => {
+            let seconds = rest.first().and_then(|seconds| seconds.parse().ok()).unwrap_or(5.0f64);
+            let delay = Duration::try_from_secs_f64(seconds).ok()?;
+            Some((stage(&[at])?, Deed { delay, ..Deed::default() }))
+        }
+        _ => None,
+    }
+}
+
+fn stage(words: &[&str]) -> Option<Stage> {
+    Some(match *words {
+        ["mail"] => Stage::Mail,
+        ["rcpt"] => Stage::Rcpt,
+        ["data"] | ["354"] => Stage::Data,
+        ["in", "data"] => Stage::InData,
+        ["dot"] | ["after", "dot"] => Stage::Dot,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(script: &Script, stage: Stage, recipient: &str) -> Option<Deed> {
+        script.due(stage, std::iter::once((Stage::Rcpt, recipient)))
+    }
+
+    #[test]
+    fn addresses_ask_for_faults() {
+        let script = Script::new(Scenario::default());
+        let said = |stage, recipient: &str| {
+            due(&script, stage, recipient)
+                .and_then(|deed| deed.reply)
+                .map(|reply| reply.to_string())
+        };
+        assert_eq!(
+            said(Stage::Rcpt, "reply-550-5.7.708@x").as_deref(),
+            Some("550 5.7.708 scripted by the sandbox")
+        );
+        assert_eq!(said(Stage::Rcpt, "reply-432-4.3.2-dot+2@x"), None);
+        assert_eq!(
+            said(Stage::Dot, "reply-432-4.3.2-dot+2@x").as_deref(),
+            Some("432 4.3.2 scripted by the sandbox")
+        );
+        assert!(due(&script, Stage::Dot, "close-after-dot@x").unwrap().close);
+        assert!(due(&script, Stage::InData, "close-in-data@x").unwrap().close);
+        assert_eq!(due(&script, Stage::Data, "slow-354@x").unwrap().delay, Duration::from_secs(5));
+        assert_eq!(
+            due(&script, Stage::Dot, "slow-dot-0.5@x").unwrap().delay,
+            Duration::from_millis(500)
+        );
+        for nothing in ["office@x", "reply-9-x@x", "close-nowhere@x", "slow-354--1@x"] {
+            assert!(
+                [Stage::Rcpt, Stage::Dot]
+                    .into_iter()
+                    .all(|stage| due(&script, stage, nothing).is_none()),
+                "{nothing}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_counts() {
+        let text = "password = 'p'\n[[fault]]\nstage = 'dot'\nreply = '451 4.7.0 PRX4'\nevery = 2\ntimes = 2\n";
+        let script = Script::new(Scenario::parse(text).unwrap());
+        let due: Vec<bool> = (0..8).map(|_| due(&script, Stage::Dot, "a@b").is_some()).collect();
+        assert_eq!(due, [false, true, false, true, false, false, false, false]);
+        assert!(Scenario::parse("[[fault]]\nstage = 'dot'\nreply = 'no'").is_err());
+        assert!(Scenario::parse("passwort = 'p'").unwrap_err().contains("passwort"));
+    }
+}

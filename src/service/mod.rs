@@ -1,0 +1,133 @@
+//! The relay as a running thing: listeners, sessions, the pool, the admin address; from start to drain.
+
+mod admin;
+mod start;
+
+use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
+
+use crate::{
+    policy::ListenerTls,
+    relay::{Door, Relay, answer, session},
+    smarthost::pool::Pool,
+    telemetry::metrics::{Metrics, SessionOutcome},
+    transport::listener::{Listener, Seat, Seats},
+};
+
+pub use start::StartError;
+
+/// How long closing the connections to the smarthost may take in the end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A relay that runs until [`Service::stop`].
+pub struct Service {
+    addresses: Vec<(String, SocketAddr)>,
+    admin: Option<SocketAddr>,
+    pool: Arc<Pool>,
+    metrics: Metrics,
+    drain_timeout: Duration,
+    sessions: Sessions,
+    background: TaskTracker,
+    /// Cancelled when everything is over, the admin address too.
+    over: CancellationToken,
+}
+
+/// What the listeners share.
+#[derive(Clone)]
+struct Sessions {
+    relay: Arc<Relay>,
+    seats: Arc<Seats>,
+    tracker: TaskTracker,
+    /// Cancelled when sessions are dropped wherever they are.
+    abort: CancellationToken,
+}
+
+impl Service {
+    /// The address that a listener is bound to.
+    pub fn address(&self, listener: &str) -> Option<SocketAddr> {
+        self.addresses.iter().find(|(name, _)| name == listener).map(|(_, address)| *address)
+    }
+
+    /// The address of metrics and health, if it is on.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Drains: no more sessions, idle ones get 421, those in a transaction finish it. What is left when the
+    /// drain timeout ends, or `hurry` does, is dropped without a dot.
+    pub async fn stop(self, hurry: impl Future<Output = ()>) {
+        tracing::info!(timeout = ?self.drain_timeout, "draining");
+        self.sessions.relay.drain.cancel();
+        self.sessions.tracker.close();
+        tokio::select! {
+            () = self.sessions.tracker.wait() => {}
+            () = tokio::time::sleep(self.drain_timeout) => tracing::warn!("drain timeout: sessions are dropped"),
+            () = hurry => tracing::warn!("told to hurry: sessions are dropped"),
+        }
+        self.sessions.abort.cancel();
+        self.sessions.tracker.wait().await;
+        self.pool.stop();
+        self.over.cancel();
+        self.background.close();
+        let _ = tokio::time::timeout(LAST_WORDS, self.background.wait()).await;
+        tracing::info!("stopped");
+    }
+}
+
+impl Sessions {
+    /// Serves whoever connects, until the relay drains.
+    async fn serve(self, socket: Listener, door: Arc<Door>) {
+        let drain = self.relay.drain.clone();
+        while let Some((stream, peer)) = drain.run_until_cancelled(socket.accept()).await {
+            match self.seats.take(peer.ip()) {
+                Some(seat) => self.seat(stream, peer, seat, Arc::clone(&door)),
+                None => self.turn_away(stream, peer, &door),
+            }
+        }
+    }
+
+    fn seat(&self, stream: TcpStream, peer: SocketAddr, seat: Seat, door: Arc<Door>) {
+        let id = session_id();
+        let span = tracing::info_span!("session", id, device = %peer.ip().to_canonical(), listener = door.listener.name);
+        let (relay, abort) = (Arc::clone(&self.relay), self.abort.clone());
+        let session = async move {
+            let listener = door.listener.name.clone();
+            let metrics = relay.metrics.clone();
+            metrics.session_opened(&listener);
+            let serving = session::serve(Box::new(stream), peer.ip(), id, door, relay);
+            let outcome =
+                abort.run_until_cancelled(serving).await.unwrap_or(SessionOutcome::Drained);
+            metrics.session_closed(&listener, outcome);
+            tracing::debug!(?outcome, "session over");
+            drop(seat);
+        };
+        self.tracker.spawn(session.instrument(span));
+    }
+
+    /// Established devices keep working; the newest one hears that there is no seat.
+    fn turn_away(&self, stream: TcpStream, peer: SocketAddr, door: &Door) {
+        tracing::warn!(device = %peer.ip(), listener = door.listener.name, "too many sessions");
+        self.relay.metrics.session_turned_away(&door.listener.name, SessionOutcome::Busy);
+        if door.listener.tls != ListenerTls::Implicit {
+            let mut line = BytesMut::new();
+            answer::too_many_sessions().encode(&mut line);
+            // A fresh socket has room for a line; whoever it has none for hears nothing.
+            let _ = stream.into_std().and_then(|mut stream| stream.write_all(&line));
+        }
+    }
+}
+
+/// Short enough to be read out on the telephone, long enough not to come twice in a log.
+fn session_id() -> String {
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    (0..8).map(|_| char::from(DIGITS[fastrand::usize(..DIGITS.len())])).collect()
+}

@@ -1,0 +1,187 @@
+//! Start: everything that can be wrong is found before the first device is greeted.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use thiserror::Error;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Service, Sessions, admin};
+use crate::{
+    auth::accounts::{Accounts, AccountsError},
+    config::{Config, Listener as ListenerConfig},
+    policy::ListenerTls,
+    relay::{Door, Relay},
+    smarthost::{Target, pool::Pool},
+    telemetry::metrics::Metrics,
+    transport::{
+        certificate::{CertificateError, Identity},
+        client_tls::ClientTlsError,
+        listener::{Listener, Seats},
+        server_tls::{self, ServerTls, ServerTlsError},
+    },
+};
+
+/// Why the relay does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address cannot be bound.
+    #[error("{what} cannot listen on {address}: {cause}; free the address or choose another")]
+    Bind {
+        /// The listener, or `admin`.
+        what: String,
+        /// Its address.
+        address: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// There is no certificate to show.
+    #[error("certificate: {0}")]
+    Certificate(#[from] CertificateError),
+    /// A listener cannot keep its promise.
+    #[error("listener {listener}: {cause}")]
+    ServerTls {
+        /// The listener.
+        listener: String,
+        /// Why.
+        cause: ServerTlsError,
+    },
+    /// There are no TLS settings for the smarthost.
+    #[error("smarthost: {0}")]
+    ClientTls(#[from] ClientTlsError),
+    /// The users file is bad.
+    #[error("{0}")]
+    Accounts(#[from] AccountsError),
+}
+
+impl StartError {
+    /// Whether a later try without a changed configuration may do better.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Bind { .. })
+    }
+}
+
+impl Service {
+    /// Starts a relay; when this returns, devices are served.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let metrics = Metrics::new(server_tls::library_version());
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            openssl = server_tls::library_version(),
+            "starting"
+        );
+        let target = Target::new(&config)?;
+        let accounts = config.users_file.clone().map_or(Accounts::None, Accounts::File);
+        accounts.check()?;
+        let doors = doors(&config, &metrics).await?;
+        let mut bound = Vec::new();
+        for door in doors {
+            let address = door.listener.address;
+            let socket = Listener::bind(address).await.map_err(|cause| StartError::Bind {
+                what: format!("listener {}", door.listener.name),
+                address,
+                cause,
+            })?;
+            bound.push((socket, door));
+        }
+        let (background, over, drain) =
+            (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let admin = match config.admin {
+            None => None,
+            Some(address) => {
+                let socket = admin::bind(address).await.map_err(|cause| StartError::Bind {
+                    what: "admin".to_owned(),
+                    address,
+                    cause,
+                })?;
+                let bound = socket.local_addr().unwrap_or(address);
+                background.spawn(admin::serve(
+                    socket,
+                    metrics.clone(),
+                    drain.clone(),
+                    over.clone(),
+                ));
+                Some(bound)
+            }
+        };
+        let pool =
+            Pool::new(target, config.mailbox.max_connections, metrics.clone(), background.clone());
+        let sessions = Sessions {
+            seats: Arc::new(Seats::new(config.limits.sessions, config.limits.sessions_per_device)),
+            tracker: TaskTracker::new(),
+            abort: CancellationToken::new(),
+            relay: Arc::new(Relay {
+                hostname: config.hostname,
+                received: config.received,
+                limits: config.limits,
+                lease_wait: config.smarthost.lease_wait,
+                delivery: config.delivery,
+                accounts,
+                pool: Arc::clone(&pool),
+                metrics: metrics.clone(),
+                drain,
+            }),
+        };
+        let mut addresses = Vec::new();
+        for (socket, door) in bound {
+            let listener = &door.listener;
+            tracing::info!(
+                listener = listener.name, address = %socket.address(), tls = ?listener.tls,
+                profile = %listener.tls_profile, "listening"
+            );
+            addresses.push((listener.name.clone(), socket.address()));
+            background.spawn(sessions.clone().serve(socket, Arc::new(door)));
+        }
+        let warming = Arc::clone(&pool);
+        background.spawn(async move { warming.warm_up().await });
+        Ok(Self {
+            addresses,
+            admin,
+            pool,
+            metrics,
+            drain_timeout: config.drain_timeout,
+            sessions,
+            background,
+            over,
+        })
+    }
+}
+
+/// The listeners with their TLS, each promise proven.
+async fn doors(config: &Config, metrics: &Metrics) -> Result<Vec<Door>, StartError> {
+    let mut identity = None;
+    let mut doors = Vec::new();
+    for listener in &config.listeners {
+        let tls = match listener.tls {
+            ListenerTls::None => None,
+            _ => {
+                let identity = match &mut identity {
+                    Some(identity) => identity,
+                    None => identity.insert(self::identity(config)?),
+                };
+                if let Some(end) = identity.not_after() {
+                    metrics.certificate_expiry(&listener.name, end);
+                }
+                Some(server_tls(listener, identity).await?)
+            }
+        };
+        doors.push(Door { listener: listener.clone(), tls });
+    }
+    Ok(doors)
+}
+
+async fn server_tls(
+    listener: &ListenerConfig,
+    identity: &Identity,
+) -> Result<ServerTls, StartError> {
+    let failed = |cause| StartError::ServerTls { listener: listener.name.clone(), cause };
+    let tls = ServerTls::new(listener.tls_profile, identity).map_err(failed)?;
+    tls.prove().await.map_err(failed)?;
+    Ok(tls)
+}
+
+fn identity(config: &Config) -> Result<Identity, CertificateError> {
+    match &config.certificate {
+        Some(files) => Identity::read(&files.certificate, &files.private_key),
+        None => Identity::read_or_make(&config.state_dir, &[&config.hostname]),
+    }
+}

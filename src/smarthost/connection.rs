@@ -1,0 +1,331 @@
+//! One connection to the smarthost, from the greeting to its end.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant, timeout},
+};
+use tokio_util::codec::Framed;
+
+use super::Target;
+use crate::{
+    codec::client::ClientCodec,
+    config::{SecretError, SmarthostTls},
+    proto::{
+        capabilities::Capabilities,
+        client::{Next, Opening, Refusal, Security, Stage},
+        command::Command,
+        reply::{Reply, ReplyFault},
+    },
+    telemetry::metrics::Metrics,
+    transport::{
+        dial::{self, DialError},
+        stream::{BoxIo, TlsInfo},
+    },
+};
+
+/// How long one reply of the dialogue before the first MAIL may take. Exchange Online answers a bad login
+/// only after some seconds, on purpose.
+const OPENING_REPLY: Duration = Duration::from_secs(90);
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// How long the smarthost may refuse to take a chunk of data (RFC 5321 section 4.5.3.2.5).
+const DATA_BLOCK: Duration = Duration::from_secs(180);
+/// How long to wait for the smarthost's close: it counts the connection until then.
+const CLOSING: Duration = Duration::from_secs(1);
+
+const BUFFER: usize = 1024;
+
+/// A connection that can carry mail.
+pub struct Connection {
+    framed: Framed<BoxIo, ClientCodec>,
+    capabilities: Capabilities,
+    tls: Option<TlsInfo>,
+    peer: SocketAddr,
+    mailbox: String,
+    metrics: Metrics,
+    born: Instant,
+    /// Transactions that have begun.
+    transactions: u32,
+    /// The smarthost has said 421, or the dialogue has lost its step.
+    finished: bool,
+}
+
+/// Why a connection did not come to carry mail.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// No TCP connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The TLS handshake failed.
+    #[error("the TLS handshake with the smarthost failed: {0}")]
+    Tls(String),
+    /// The smarthost said no, or does not offer what is needed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The connection broke.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    /// The password or token cannot be read.
+    #[error("the mailbox's secret cannot be read: {0}")]
+    Secret(#[from] SecretError),
+}
+
+/// A connection that broke, and where.
+#[derive(Debug, Error)]
+#[error("the connection to the smarthost was lost at {stage}: {cause}")]
+pub struct Lost {
+    /// What was waited for.
+    pub stage: Stage,
+    /// What happened.
+    pub cause: LostCause,
+}
+
+/// How a connection broke.
+#[derive(Debug, Error)]
+pub enum LostCause {
+    /// It was closed.
+    #[error("closed by the smarthost")]
+    Closed,
+    /// A socket error.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// No answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// What came is no reply.
+    #[error("{0}")]
+    Garbage(#[from] ReplyFault),
+    /// Bytes came in the clear behind the answer to STARTTLS: somebody on the way put them there.
+    #[error("bytes were injected before the TLS handshake")]
+    Injected,
+}
+
+impl OpenError {
+    /// Where it happened.
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Dial(_) => Stage::Connect,
+            Self::Tls(_) => Stage::Tls,
+            Self::Refused(Refusal::Reply(stage, _)) => *stage,
+            Self::Refused(Refusal::NoStartTls) => Stage::StartTls,
+            Self::Refused(Refusal::NoMechanism) | Self::Secret(_) => Stage::Auth,
+            Self::Lost(lost) => lost.stage,
+        }
+    }
+}
+
+impl Connection {
+    /// Connects and logs in.
+    pub async fn open(target: &Target, metrics: &Metrics) -> Result<Self, OpenError> {
+        let login = target.login()?;
+        let (io, peer) = dial::dial(&target.smarthost.host, target.smarthost.port).await?;
+        let (io, tls, security) = match (&target.tls, target.smarthost.tls) {
+            (Some(client), SmarthostTls::Implicit) => {
+                let (io, info) = handshake(client, io).await?;
+                (io, Some(info), Security::Settled)
+            }
+            (Some(_), _) => (io, None, Security::StartTls),
+            (None, _) => (io, None, Security::Settled),
+        };
+        let mut connection = Self {
+            framed: Framed::with_capacity(io, ClientCodec::new(), BUFFER),
+            capabilities: Capabilities::default(),
+            tls,
+            peer,
+            mailbox: target.mailbox.clone(),
+            metrics: metrics.clone(),
+            born: Instant::now(),
+            transactions: 0,
+            finished: false,
+        };
+        let mut opening = Opening::new(&target.hostname, security, login);
+        loop {
+            let reply = connection.reply(opening.stage(), OPENING_REPLY).await?;
+            let mut next = opening.reply(&reply)?;
+            if next == Next::Handshake {
+                connection = connection.secure(target).await?;
+                next = opening.secured();
+            }
+            match next {
+                Next::Send(command) => connection.send(opening.stage(), &[command]).await?,
+                Next::Ready | Next::Handshake => break,
+            }
+        }
+        connection.capabilities = opening.capabilities().clone();
+        Ok(connection)
+    }
+
+    /// What the smarthost offers.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Version and cipher, if there is TLS.
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_ref()
+    }
+
+    /// The address on the other end.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// How old it is.
+    pub fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// Whether it has carried a transaction before.
+    pub fn is_used(&self) -> bool {
+        self.transactions > 0
+    }
+
+    /// Whether another transaction may begin.
+    pub fn is_usable(&self) -> bool {
+        !self.finished
+    }
+
+    /// A transaction begins.
+    pub(super) fn count_transaction(&mut self) {
+        self.transactions += 1;
+    }
+
+    /// Sends commands and reads their replies: in one flight where the smarthost takes that, else one by
+    /// one (RFC 2920). `wait` is for each reply.
+    pub(super) async fn exchange(
+        &mut self,
+        commands: &[Command],
+        wait: Duration,
+    ) -> Result<Vec<Reply>, Lost> {
+        let flight = if self.capabilities.pipelining { commands.len() } else { 1 };
+        let mut replies = Vec::with_capacity(commands.len());
+        for group in commands.chunks(flight.max(1)) {
+            self.send(group.first().map_or(Stage::Rset, stage_of), group).await?;
+            for command in group {
+                let reply = self.reply(stage_of(command), wait).await?;
+                let over = reply.code.get() == 421;
+                replies.push(reply);
+                if over {
+                    // The smarthost closes: what else was sent has no answer (RFC 5321 section 3.8).
+                    return Ok(replies);
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Writes mail data past the codec: the same octets, no copy.
+    pub(super) async fn write_data(&mut self, mut chunk: Bytes) -> Result<(), Lost> {
+        let lost = |cause| Lost { stage: Stage::Data, cause };
+        match timeout(DATA_BLOCK, self.framed.get_mut().write_all_buf(&mut chunk)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(lost(LostCause::Io(error))),
+            Err(_) => Err(lost(LostCause::Timeout(DATA_BLOCK))),
+        }
+    }
+
+    /// Sends the final dot and waits for the verdict.
+    pub(super) async fn end_data(&mut self, wait: Duration) -> Result<Reply, Lost> {
+        self.write_data(Bytes::from_static(b".\r\n"))
+            .await
+            .map_err(|lost| Lost { stage: Stage::Eod, ..lost })?;
+        let lost = |cause| Lost { stage: Stage::Eod, cause };
+        timeout(DATA_BLOCK, self.framed.get_mut().flush())
+            .await
+            .map_err(|_| lost(LostCause::Timeout(DATA_BLOCK)))?
+            .map_err(|error| lost(LostCause::Io(error)))?;
+        self.reply(Stage::Eod, wait).await
+    }
+
+    /// Whether the smarthost has said something unasked (a late 421) or closed.
+    pub(super) fn has_news(&mut self) -> bool {
+        if !self.framed.read_buffer().is_empty() {
+            return true;
+        }
+        let mut octet = [0; 1];
+        self.framed.get_mut().read(&mut octet).now_or_never().is_some()
+    }
+
+    /// Ends the connection: with QUIT where the smarthost expects a command. Returns when the smarthost has
+    /// closed too, after a second at most.
+    pub(super) async fn close(mut self, polite: bool) {
+        let farewell = async {
+            if polite && !self.finished {
+                self.framed.send(&Command::Quit).await?;
+            }
+            let io = self.framed.get_mut();
+            io.shutdown().await?;
+            let mut rest = [0; 512];
+            while io.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = timeout(CLOSING, farewell).await;
+    }
+
+    async fn send(&mut self, stage: Stage, commands: &[Command]) -> Result<(), Lost> {
+        let lost = |cause| Lost { stage, cause };
+        let sending = async {
+            for command in commands {
+                tracing::trace!(?command, "to the smarthost");
+                self.framed.feed(command).await?;
+            }
+            self.framed.flush().await
+        };
+        timeout(DATA_BLOCK, sending)
+            .await
+            .map_err(|_| lost(LostCause::Timeout(DATA_BLOCK)))?
+            .map_err(|error| lost(LostCause::Io(error)))
+    }
+
+    async fn reply(&mut self, stage: Stage, wait: Duration) -> Result<Reply, Lost> {
+        let lost = |cause| Lost { stage, cause };
+        let item =
+            timeout(wait, self.framed.next()).await.map_err(|_| lost(LostCause::Timeout(wait)))?;
+        let reply = match item {
+            Some(Ok(Ok(reply))) => reply,
+            Some(Ok(Err(fault))) => return Err(lost(LostCause::Garbage(fault))),
+            Some(Err(error)) => return Err(lost(LostCause::Io(error))),
+            None => return Err(lost(LostCause::Closed)),
+        };
+        tracing::trace!(%stage, %reply, "from the smarthost");
+        self.finished |= reply.code.get() == 421;
+        self.metrics.upstream_reply(&self.mailbox, stage, &reply);
+        Ok(reply)
+    }
+
+    async fn secure(self, target: &Target) -> Result<Self, OpenError> {
+        let parts = self.framed.into_parts();
+        if !parts.read_buf.is_empty() {
+            return Err(Lost { stage: Stage::StartTls, cause: LostCause::Injected }.into());
+        }
+        let Some(client) = &target.tls else { return Err(Refusal::NoStartTls.into()) };
+        let (io, info) = handshake(client, parts.io).await?;
+        let framed = Framed::with_capacity(io, ClientCodec::new(), BUFFER);
+        Ok(Self { framed, tls: Some(info), ..self })
+    }
+}
+
+async fn handshake(
+    client: &crate::transport::client_tls::ClientTls,
+    io: BoxIo,
+) -> Result<(BoxIo, TlsInfo), OpenError> {
+    match timeout(HANDSHAKE, client.connect(io)).await {
+        Ok(Ok(secured)) => Ok(secured),
+        Ok(Err(error)) => Err(OpenError::Tls(error.to_string())),
+        Err(_) => Err(OpenError::Tls(format!("no answer within {} s", HANDSHAKE.as_secs()))),
+    }
+}
+
+fn stage_of(command: &Command) -> Stage {
+    match command {
+        Command::Mail(..) => Stage::Mail,
+        Command::Rcpt(_) => Stage::Rcpt,
+        Command::Data => Stage::Data,
+        _ => Stage::Rset,
+    }
+}

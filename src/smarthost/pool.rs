@@ -1,0 +1,339 @@
+//! The connections of one mailbox: lent one by one, kept between messages.
+//!
+//! ```text
+//!            lease()                     park()
+//! (waiting) ─────────► Lease ──────────────────────► shelf ──► lent again, youngest first
+//!     ▲                  │ dropped                     │ too old, too idle, or it has news
+//!     │                  ▼                             ▼
+//!     └── slot free ◄── closing, until the smarthost has closed too or a second has passed
+//! ```
+//!
+//! Every connection owns a slot from its first SYN until it is closed, so that there are never more than
+//! `max_connections`; those who wait are served in order. A connection that comes too late for whoever
+//! asked goes to the shelf for the next one.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Target,
+    connection::{Connection, OpenError},
+};
+use crate::{proto::session::SmarthostOffer, telemetry::metrics::Metrics};
+
+/// A shelved connection is closed after this long: Exchange Online closes idle ones itself.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+/// A connection is not lent any more at this age. By age, never by count: a count draws all traffic to the
+/// slowest server.
+const MAX_AGE: Duration = Duration::from_secs(600);
+/// How often the shelf is looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// The connections of one mailbox.
+pub struct Pool {
+    target: Target,
+    metrics: Metrics,
+    tracker: TaskTracker,
+    stopping: CancellationToken,
+    /// One permit for each lease that may be out: who waits here waits in order.
+    leases: Arc<Semaphore>,
+    /// One permit for each connection, whatever it does.
+    slots: Arc<Semaphore>,
+    shelf: Mutex<Vec<Shelved>>,
+    /// Something was put on the shelf.
+    shelved: Notify,
+    waiting: AtomicUsize,
+    leased: AtomicUsize,
+    offer: Mutex<SmarthostOffer>,
+}
+
+/// A connection that is lent. Dropping it closes the connection; [`Lease::park`] keeps it.
+pub struct Lease {
+    /// Taken out only when the lease ends.
+    lent: Option<Lent>,
+    pool: Arc<Pool>,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// A connection with its slot.
+struct Lent {
+    connection: Box<Connection>,
+    slot: OwnedSemaphorePermit,
+}
+
+struct Shelved {
+    lent: Lent,
+    since: Instant,
+}
+
+/// Why no connection was lent.
+#[derive(Debug, Error)]
+pub enum LeaseError {
+    /// All connections are busy, or the smarthost is slow to let us in.
+    #[error("no connection to the smarthost became free within {} s", .0.as_secs_f32())]
+    Busy(Duration),
+    /// The connection did not come about.
+    #[error(transparent)]
+    Open(Box<OpenError>),
+    /// The relay stops.
+    #[error("the relay is stopping")]
+    Stopping,
+}
+
+impl Pool {
+    /// A pool without connections. What it does in the background runs on `tracker`.
+    pub fn new(
+        target: Target,
+        max_connections: usize,
+        metrics: Metrics,
+        tracker: TaskTracker,
+    ) -> Arc<Self> {
+        let pool = Arc::new(Self {
+            target,
+            metrics,
+            tracker,
+            stopping: CancellationToken::new(),
+            leases: Arc::new(Semaphore::new(max_connections)),
+            slots: Arc::new(Semaphore::new(max_connections)),
+            shelf: Mutex::default(),
+            shelved: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            leased: AtomicUsize::new(0),
+            offer: Mutex::default(),
+        });
+        pool.tracker.spawn(Arc::clone(&pool).sweep());
+        pool
+    }
+
+    /// The mailbox's address.
+    pub fn mailbox(&self) -> &str {
+        &self.target.mailbox
+    }
+
+    /// The smarthost's name.
+    pub fn host(&self) -> &str {
+        &self.target.smarthost.host
+    }
+
+    /// What the smarthost offered when it was last seen.
+    pub fn offer(&self) -> SmarthostOffer {
+        *self.offer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody waits for a lease.
+    pub fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Lends a connection, within `wait`: waiting for one, dialling, TLS and login included.
+    pub async fn lease(self: &Arc<Self>, wait: Duration) -> Result<Lease, LeaseError> {
+        let began = Instant::now();
+        let lease = timeout(wait, self.lend()).await.unwrap_or(Err(LeaseError::Busy(wait)));
+        self.metrics.lease_waited(self.mailbox(), began.elapsed());
+        lease
+    }
+
+    /// Opens a connection ahead of the first message, so that the operator hears at once what is wrong and
+    /// devices are offered what the smarthost takes.
+    pub async fn warm_up(self: &Arc<Self>) {
+        match self.lease(Duration::from_secs(60)).await {
+            Ok(lease) => {
+                let connection = lease.connection();
+                let tls = connection.tls().map_or_else(|| "no TLS".to_owned(), ToString::to_string);
+                tracing::info!(
+                    mailbox = self.mailbox(), smarthost = self.host(), address = %connection.peer(), %tls,
+                    "logged in to the smarthost"
+                );
+                lease.park();
+            }
+            Err(LeaseError::Stopping) => {}
+            Err(error) => {
+                tracing::error!(mailbox = self.mailbox(), smarthost = self.host(), %error, "cannot log in to the smarthost");
+            }
+        }
+    }
+
+    /// Says QUIT on every shelved connection and lends no more.
+    pub fn stop(self: &Arc<Self>) {
+        self.stopping.cancel();
+        self.leases.close();
+        self.slots.close();
+        let shelved = std::mem::take(&mut *self.shelf());
+        for shelved in shelved {
+            self.close(shelved.lent, true);
+        }
+    }
+
+    async fn lend(self: &Arc<Self>) -> Result<Lease, LeaseError> {
+        let turn = {
+            let _waiter = Waiter::new(&self.waiting);
+            self.leases.clone().acquire_owned().await.map_err(|_| LeaseError::Stopping)?
+        };
+        let lent = self.lent().await?;
+        self.leased.fetch_add(1, Ordering::Relaxed);
+        let lease = Lease { lent: Some(lent), pool: Arc::clone(self), _turn: turn };
+        self.report();
+        Ok(lease)
+    }
+
+    async fn lent(self: &Arc<Self>) -> Result<Lent, LeaseError> {
+        loop {
+            // Asked for before the look at the shelf, so that nothing shelved in between is missed.
+            let shelved = self.shelved.notified();
+            if let Some(lent) = self.take() {
+                return Ok(lent);
+            }
+            tokio::select! {
+                biased;
+                () = shelved => {}
+                slot = self.slots.clone().acquire_owned() => {
+                    return self.dial(slot.map_err(|_| LeaseError::Stopping)?).await;
+                }
+            }
+        }
+    }
+
+    /// Opens a connection in the background: when whoever asked has gone, it is shelved.
+    async fn dial(self: &Arc<Self>, slot: OwnedSemaphorePermit) -> Result<Lent, LeaseError> {
+        let (done, opened) = oneshot::channel();
+        let pool = Arc::clone(self);
+        self.tracker.spawn(async move {
+            let opening = Connection::open(&pool.target, &pool.metrics);
+            let Some(result) = pool.stopping.run_until_cancelled(opening).await else { return };
+            pool.metrics.upstream_connect(pool.mailbox(), result.as_ref().map_or_else(|error| error.stage().as_str(), |_| "ok"));
+            let result = result.map(|connection| {
+                pool.learn(&connection);
+                Lent { connection: Box::new(connection), slot }
+            });
+            match done.send(result) {
+                Err(Ok(lent)) => pool.shelve(lent),
+                Err(Err(error)) => tracing::warn!(mailbox = pool.mailbox(), %error, "cannot log in to the smarthost"),
+                Ok(()) => {}
+            }
+        });
+        match opened.await {
+            Ok(Ok(lent)) => Ok(lent),
+            Ok(Err(error)) => Err(LeaseError::Open(Box::new(error))),
+            Err(_) => Err(LeaseError::Stopping),
+        }
+    }
+
+    /// The youngest shelved connection that is still good.
+    fn take(self: &Arc<Self>) -> Option<Lent> {
+        loop {
+            let mut shelved = self.shelf().pop()?;
+            let connection = &mut shelved.lent.connection;
+            let stale = shelved.since.elapsed() > MAX_IDLE || connection.age() > MAX_AGE;
+            let news = connection.has_news();
+            if !stale && !news {
+                return Some(shelved.lent);
+            }
+            self.close(shelved.lent, !news);
+        }
+    }
+
+    fn shelve(self: &Arc<Self>, lent: Lent) {
+        let spent = !lent.connection.is_usable() || lent.connection.age() > MAX_AGE;
+        if spent || self.stopping.is_cancelled() {
+            return self.close(lent, true);
+        }
+        self.shelf().push(Shelved { lent, since: Instant::now() });
+        self.report();
+        self.shelved.notify_one();
+    }
+
+    /// Closes what nobody has asked for in a while: the mailbox's connections are few.
+    async fn sweep(self: Arc<Self>) {
+        while self.stopping.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
+            let idle: Vec<Shelved> =
+                self.shelf().extract_if(.., |shelved| shelved.since.elapsed() > MAX_IDLE).collect();
+            for shelved in idle {
+                self.close(shelved.lent, true);
+            }
+        }
+    }
+
+    fn close(self: &Arc<Self>, Lent { connection, slot }: Lent, polite: bool) {
+        self.tracker.spawn(async move {
+            connection.close(polite).await;
+            drop(slot);
+        });
+        self.report();
+    }
+
+    fn learn(&self, connection: &Connection) {
+        let capabilities = connection.capabilities();
+        *self.offer.lock().unwrap_or_else(PoisonError::into_inner) =
+            SmarthostOffer { size: capabilities.size, smtputf8: capabilities.smtputf8 };
+    }
+
+    fn shelf(&self) -> std::sync::MutexGuard<'_, Vec<Shelved>> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self) {
+        let shelved = self.shelf().len();
+        self.metrics.upstream_connections(
+            self.mailbox(),
+            self.leased.load(Ordering::Relaxed),
+            shelved,
+        );
+    }
+}
+
+impl Lease {
+    /// Keeps the connection for the next one, if it can still be used.
+    pub fn park(mut self) {
+        if let Some(lent) = self.lent.take() {
+            self.pool.shelve(lent);
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Connection {
+        &self.lent.as_ref().expect("only the end of a lease takes it out").connection
+    }
+
+    pub(super) fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.lent.as_mut().expect("only the end of a lease takes it out").connection
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.leased.fetch_sub(1, Ordering::Relaxed);
+        match self.lent.take() {
+            // Not polite: in the middle of mail data a QUIT would be data.
+            Some(lent) => self.pool.close(lent, false),
+            None => self.pool.report(),
+        }
+    }
+}
+
+/// Counts one who waits, for as long as it lives.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
