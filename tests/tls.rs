@@ -1,5 +1,7 @@
 //! TLS with devices: what each profile takes and what it refuses.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 use openssl::ssl::SslVersion;
 use smtp_uplift::{
     policy::TlsProfile::{self, Ancient, Legacy, Modern},

@@ -205,28 +205,28 @@ impl Peer {
         if self.user.is_some() {
             return self.say(&Reply::new(503, Enhanced(5, 5, 2), "Already authenticated")).await;
         }
-        let (user, right) = if mechanism == "LOGIN" {
+        let (user, password, token) = if mechanism == "LOGIN" {
             let user = match initial {
                 Some(user) => decode(&user),
                 None => self.ask("VXNlcm5hbWU6").await?,
             };
-            let password = self.ask("UGFzc3dvcmQ6").await?;
-            let right = matches(&self.server.script.scenario.password, &password);
-            (user, right)
+            (user, Some(self.ask("UGFzc3dvcmQ6").await?), None)
         } else {
             let blob = match initial {
                 Some(blob) => decode(&blob),
                 None => self.ask("").await?,
             };
             let field = |name: &str| {
-                blob.split('\u{1}')
-                    .find_map(|field| field.strip_prefix(name))
-                    .unwrap_or_default()
-                    .to_owned()
+                blob.split('\u{1}').find_map(|field| field.strip_prefix(name)).map(str::to_owned)
             };
-            let right = matches(&self.server.script.scenario.token, &field("auth=Bearer "));
-            (field("user="), right)
+            match blob.split('\0').collect::<Vec<_>>()[..] {
+                [_, user, password] => (user.to_owned(), Some(password.to_owned()), None),
+                _ => (field("user=").unwrap_or_default(), None, field("auth=Bearer ")),
+            }
         };
+        let scenario = &self.server.script.scenario;
+        let right = password.is_some_and(|password| matches(&scenario.password, &password))
+            || token.is_some_and(|token| matches(&scenario.token, &token));
         if right && matches(&self.server.script.scenario.user, &user) {
             let reply = Reply::new(235, Enhanced(2, 7, 0), "Authentication successful");
             if self.answered(Stage::Auth, reply).await? == 235 {

@@ -212,11 +212,12 @@ impl Pool {
         self.tracker.spawn(async move {
             let opening = Connection::open(&pool.target, &pool.metrics);
             let Some(result) = pool.stopping.run_until_cancelled(opening).await else { return };
-            pool.metrics.upstream_connect(pool.mailbox(), result.as_ref().map_or_else(|error| error.stage().as_str(), |_| "ok"));
+            let outcome = result.as_ref().map_or_else(|error| error.stage().as_str(), |_| "ok");
             let result = result.map(|connection| {
                 pool.learn(&connection);
                 Lent { connection: Box::new(connection), slot }
             });
+            pool.metrics.upstream_connect(pool.mailbox(), outcome);
             match done.send(result) {
                 Err(Ok(lent)) => pool.shelve(lent),
                 Err(Err(error)) => tracing::warn!(mailbox = pool.mailbox(), %error, "cannot log in to the smarthost"),

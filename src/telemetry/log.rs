@@ -1,6 +1,6 @@
 //! The log: lines on stderr, which under systemd is the journal.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 
@@ -20,6 +20,7 @@ pub fn start(json: bool, level: &str) -> Result<(), BadLevel> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     // Fails only where a log runs already: the embedding program's own.
     let _ = if json { log.json().flatten_event(true).try_init() } else { log.try_init() };

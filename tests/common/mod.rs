@@ -1,0 +1,145 @@
+//! A relay and its smarthost on loopback, for the tests of themes.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
+
+use openssl::ssl::SslVersion;
+use smtp_uplift::{
+    config,
+    sandbox::{Sandbox, device::Device, scenario::Scenario},
+    service::Service,
+    transport::device_tls::DeviceTls,
+};
+use tempfile::TempDir;
+
+pub const MAILBOX: &str = "scanner@example.com";
+pub const PASSWORD: &str = "correct horse battery staple";
+pub const MESSAGE: &str = "From: a@example.com\r\nSubject: scan\r\n\r\nline\r\n..stuffed\r\n";
+
+/// A running relay with its smarthost.
+pub struct House {
+    pub sandbox: Sandbox,
+    pub service: Service,
+    pub folder: TempDir,
+}
+
+/// What differs from the usual house.
+pub struct Plan<'a> {
+    pub scenario: Scenario,
+    /// Lines for the `[[listener]]` section.
+    pub listener: &'a str,
+    /// Lines for the `[smarthost]` section.
+    pub smarthost: &'a str,
+    /// The `[[mailbox]]` section's way to log in.
+    pub mailbox: &'a str,
+    /// The admin address.
+    pub admin: &'a str,
+    /// Further sections.
+    pub more: &'a str,
+    /// Whether to wait for the first login, or its failure.
+    pub settled: bool,
+}
+
+impl Default for Plan<'_> {
+    fn default() -> Self {
+        Self {
+            scenario: Scenario { password: Some(PASSWORD.into()), ..Scenario::default() },
+            listener: "",
+            smarthost: "",
+            mailbox: "password = { file = \"password\" }",
+            admin: "127.0.0.1:0",
+            more: "",
+            settled: true,
+        }
+    }
+}
+
+impl House {
+    pub async fn new() -> Self {
+        Self::build(Plan::default()).await
+    }
+
+    pub async fn build(plan: Plan<'_>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let sandbox =
+            Sandbox::start(([127, 0, 0, 1], 0).into(), plan.scenario.clone()).await.unwrap();
+        let text =
+            configuration(&plan, sandbox.address().port(), sandbox.certificate(), folder.path());
+        let config = config::parse(&text, &folder.path().join("smtp-uplift.toml")).unwrap().config;
+        let house = Self { sandbox, service: Service::start(config).await.unwrap(), folder };
+        while plan.settled && !house.service.metrics().render().contains("upstream_connects_total{")
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        house
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.service.address("lan").unwrap()
+    }
+
+    /// A device that has said EHLO.
+    pub async fn device(&self) -> Device {
+        let mut device = Device::connect(self.address()).await.unwrap();
+        device.say("EHLO copier").await.unwrap();
+        device
+    }
+
+    /// A device that has said EHLO over TLS 1.0.
+    pub async fn old_device(&self) -> Device {
+        let tls = DeviceTls::new(SslVersion::TLS1, None).unwrap();
+        let mut device = self.device().await.starttls(&tls).await.unwrap();
+        device.say("EHLO copier").await.unwrap();
+        device
+    }
+
+    /// Sends the usual message; returns what the device hears.
+    pub async fn send(&self, from: &str, to: &[&str]) -> String {
+        let mut device = self.device().await;
+        let heard = device.send(from, to, MESSAGE).await.unwrap().to_string();
+        device.say("QUIT").await.unwrap();
+        heard
+    }
+
+    /// The value of a metric, by the whole of its name and labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.service.metrics().render();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("smtp_uplift_{name} ")));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+}
+
+/// Writes a house's files; returns the text of its configuration.
+pub fn configuration(plan: &Plan<'_>, port: u16, certificate: &[u8], folder: &Path) -> String {
+    fs::write(folder.join("sandbox.crt"), certificate).unwrap();
+    fs::write(folder.join("password"), PASSWORD).unwrap();
+    let Plan { listener, smarthost, mailbox, admin, more, .. } = plan;
+    format!(
+        r#"
+hostname = "relay.example"
+state_dir = "state"
+[[listener]]
+name = "lan"
+address = "127.0.0.1:0"
+{listener}
+[smarthost]
+host = "localhost"
+port = {port}
+ca_file = "sandbox.crt"
+{smarthost}
+[[mailbox]]
+address = "{MAILBOX}"
+{mailbox}
+[admin]
+address = "{admin}"
+{more}
+"#
+    )
+}
+
+/// A scenario in which one thing goes wrong.
+pub fn fault(lines: &str) -> Scenario {
+    Scenario::parse(&format!("password = \"{PASSWORD}\"\n[[fault]]\n{lines}")).unwrap()
+}

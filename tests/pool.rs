@@ -1,0 +1,97 @@
+//! The connections of a mailbox: kept, bounded, and not used when they have gone bad.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+mod common;
+
+use std::sync::{Arc, atomic::Ordering};
+
+use common::{House, MAILBOX, MESSAGE, Plan, fault};
+use tokio::task::JoinSet;
+
+#[tokio::test]
+async fn a_connection_is_kept_between_messages() {
+    let house = House::new().await;
+    for _ in 0..5 {
+        assert!(house.send("a@x", &["b@x"]).await.starts_with("250"));
+    }
+    let counts = house.sandbox.counts();
+    assert_eq!(
+        (counts.connections.load(Ordering::SeqCst), counts.logins.load(Ordering::SeqCst)),
+        (1, 1)
+    );
+    assert_eq!(
+        house.metric(&format!("upstream_connections{{mailbox=\"{MAILBOX}\",state=\"shelved\"}}")),
+        1.0
+    );
+    assert_eq!(house.metric(&format!("mailbox_up{{mailbox=\"{MAILBOX}\"}}")), 1.0);
+}
+
+#[tokio::test]
+async fn there_are_never_more_connections_than_allowed() {
+    let house =
+        Arc::new(House::build(Plan { smarthost: "lease_wait = \"30s\"", ..Plan::default() }).await);
+    let mut devices = JoinSet::new();
+    for number in 0..30 {
+        let house = Arc::clone(&house);
+        devices.spawn(async move {
+            // Some transactions end in a closed connection, which counts until it is closed.
+            let to = if number % 5 == 0 { "close-after-dot@x" } else { "b@x" };
+            let mut device = house.device().await;
+            for _ in 0..3 {
+                device.send("a@x", &[to], MESSAGE).await.unwrap();
+            }
+        });
+    }
+    devices.join_all().await;
+    let counts = house.sandbox.counts();
+    assert_eq!(counts.accepted.load(Ordering::SeqCst), 72);
+    assert!(counts.most_open.load(Ordering::SeqCst) <= 3, "{counts:?}");
+}
+
+#[tokio::test]
+async fn a_late_421_is_noticed_before_the_connection_is_used_again() {
+    let scenario = fault("stage = 'idle'\nreply = '421 4.4.2 Connection dropped'\nclose = true");
+    let house = House::build(Plan { scenario, ..Plan::default() }).await;
+    for _ in 0..4 {
+        let heard = house.send("a@x", &["b@x"]).await;
+        assert!(heard.starts_with("250"), "{heard}");
+    }
+    assert!(house.sandbox.counts().connections.load(Ordering::SeqCst) >= 4);
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_just_when_it_is_taken_up_is_replaced() {
+    // The smarthost refuses whatever comes second on a connection.
+    let scenario = fault(
+        "stage = 'mail'\nreply = '421 4.3.2 Service not available'\nclose = true\nevery = 2\ntimes = 3",
+    );
+    let house = House::build(Plan { scenario, ..Plan::default() }).await;
+    for _ in 0..4 {
+        let heard = house.send("a@x", &["b@x"]).await;
+        assert!(heard.starts_with("250"), "{heard}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_comes_too_late_is_kept_for_the_next_one() {
+    let scenario = fault("stage = 'connect'\ndelay = 0.6\ntimes = 1");
+    let house = House::build(Plan {
+        scenario,
+        smarthost: "lease_wait = \"100ms\"",
+        settled: false,
+        ..Plan::default()
+    })
+    .await;
+    let mut device = house.device().await;
+    let heard = device.send("a@x", &["b@x"], MESSAGE).await.unwrap().to_string();
+    // The first attempt belongs to the start; this device may get a connection of its own.
+    assert!(heard.starts_with("250") || heard.starts_with("451 4.3.2"), "{heard}");
+    loop {
+        device.say("RSET").await.unwrap();
+        if device.send("a@x", &["b@x"], MESSAGE).await.unwrap().code.is_positive() {
+            break;
+        }
+    }
+    assert!(house.sandbox.counts().connections.load(Ordering::SeqCst) <= 3);
+}
