@@ -158,6 +158,19 @@ fn the_table() {
 }
 
 #[test]
+fn octets_after_a_fault_are_dropped_but_seen() {
+    let mut scanner = DataScanner::new(LineEndings::Strict);
+    let mut src = BytesMut::from(&b"a\nb"[..]);
+    assert_eq!(scanner.scan(&mut src), Some(Scanned::Data(Bytes::from_static(b"a"))));
+    assert_eq!(scanner.scan(&mut src), Some(Scanned::Fault(DataFault::BareLf)));
+    for seen in [3u64, 1_003, 2_003] {
+        assert_eq!(scanner.scan(&mut src), None);
+        assert_eq!(scanner.seen(), seen);
+        src.extend_from_slice(&[b'x'; 1_000]);
+    }
+}
+
+#[test]
 fn well_formed_input_leaves_as_the_memory_that_came() {
     let wire = Bytes::from(
         b"A line of a scan in base64, as long as such lines are, dots .. and all\r\n".repeat(800),

@@ -127,8 +127,12 @@ async fn a_hurried_stop_drops_what_is_left_without_a_dot() {
         device.say(line).await.unwrap();
     }
     device.write("Subject: half").await.unwrap();
+    let metrics = service.metrics().clone();
     service.stop(std::future::ready(())).await;
     assert!(device.is_closed().await);
+    let aborted =
+        format!("smtp_uplift_messages_total{{mailbox=\"{MAILBOX}\",result=\"aborted\"}} 1");
+    assert!(metrics.render().contains(&aborted), "no transaction ends without its line");
     assert_eq!(sandbox.deliveries().len(), 0);
     drop(folder);
 }
@@ -219,4 +223,26 @@ async fn an_idle_session_ends_with_421() {
         .to_string();
     assert_eq!(said, "421 4.4.2 nothing came for too long, closing");
     assert!(device.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_dot_without_a_verdict_is_unknown_when_the_relay_is_told_to_hurry() {
+    let House { service, sandbox, folder } = House::new().await;
+    let metrics = service.metrics().clone();
+    let mut device = Device::connect(service.address("lan").unwrap()).await.unwrap();
+    device.say("EHLO x").await.unwrap();
+    for line in ["MAIL FROM:<a@x>", "RCPT TO:<slow-dot-60@x>", "DATA"] {
+        device.say(line).await.unwrap();
+    }
+    device.write(MESSAGE).await.unwrap();
+    device.write(".\r\n").await.unwrap();
+    let received = "smtp_uplift_messages_received_total{listener=\"lan\",tls=\"plain\"} 1";
+    while !metrics.render().contains(received) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    service.stop(std::future::ready(())).await;
+    let unknown =
+        format!("smtp_uplift_messages_total{{mailbox=\"{MAILBOX}\",result=\"unknown\"}} 1");
+    assert!(metrics.render().contains(&unknown));
+    drop((sandbox, folder));
 }

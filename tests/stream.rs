@@ -110,7 +110,12 @@ async fn every_verdict_is_the_smarthosts() {
         ),
         ("a@x", "reply-554-5.2.252-data@x", "554 5.2.252 scripted by the sandbox"),
         ("a@x", "reply-554-5.2.252-dot@x", "554 5.2.252 scripted by the sandbox"),
-        ("a@x", "reply-432-4.3.2-dot@x", "432 4.3.2 scripted by the sandbox"),
+        ("a@x", "reply-432-4.3.2-dot@x", "451 4.3.2 scripted by the sandbox"),
+        (
+            "a@x",
+            "reply-252-2.0.0-dot@x",
+            "451 4.5.0 the smarthost gave an unexpected answer at eod: 252 scripted by the sandbox",
+        ),
         (
             "a@x",
             "reply-421-4.3.2-dot@x",
@@ -154,11 +159,11 @@ async fn every_verdict_is_the_smarthosts() {
         );
     }
     let sent = house.sandbox.counts().accepted.load(Ordering::SeqCst);
-    assert_eq!(sent, 14, "nothing that was refused was taken");
+    assert_eq!(sent, 15, "nothing that was refused was taken");
     let result = |result: &str| {
         house.metric(&format!("messages_total{{mailbox=\"{MAILBOX}\",result=\"{result}\"}}"))
     };
-    assert_eq!((result("relayed"), result("refused"), result("unknown")), (14.0, 13.0, 1.0));
+    assert_eq!((result("relayed"), result("refused"), result("unknown")), (15.0, 14.0, 1.0));
 }
 
 #[tokio::test]
@@ -373,4 +378,58 @@ async fn a_silent_device_loses_its_connection_to_the_smarthost() {
         "451 4.4.2 too slow: the connection to the smarthost was given up; try again"
     );
     assert_eq!(house.sandbox.deliveries().len(), 1);
+}
+
+#[tokio::test]
+async fn a_device_that_talks_but_does_not_move_loses_its_connection_too() {
+    let house = House::build(Plan {
+        mailbox: "password = { file = \"password\" }\nmax_connections = 1",
+        smarthost: "lease_wait = \"18s\"",
+        ..Plan::default()
+    })
+    .await;
+    let mut talker = house.device().await;
+    for line in ["MAIL FROM:<a@x>", "RCPT TO:<b@x>"] {
+        talker.say(line).await.unwrap();
+    }
+    let waiting = house.send("a@x", &["b@x"]);
+    tokio::pin!(waiting);
+    // It says NOOP whenever it has an answer to the last one.
+    let heard = loop {
+        tokio::select! {
+            heard = &mut waiting => break heard,
+            () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {
+                assert!(talker.say("NOOP").await.unwrap().code.is_positive());
+            }
+        }
+    };
+    assert!(heard.starts_with("250"), "{heard}");
+    assert!(talker.say("DATA").await.unwrap().to_string().starts_with("451 4.4.2 too slow"));
+}
+
+#[tokio::test]
+async fn a_stray_answer_is_not_taken_for_the_verdict() {
+    // Said behind the 250 of the first message, and so in front of everything that the second one hears.
+    let scenario = fault("stage = 'idle'\nreply = '250 2.0.0 stray'\ntimes = 1");
+    let house = House::build(Plan { scenario, ..Plan::default() }).await;
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("250"));
+    // Noticed before the flight, behind it, or before DATA: never a yes.
+    let heard = house.send("a@x", &["reply-550-5.1.1@x"]).await;
+    assert!(heard.starts_with("550 5.1.1") || heard.starts_with("451 4.4.2"), "{heard}");
+    assert_eq!(
+        house.send("a@x", &["reply-554-5.2.0-dot@x"]).await,
+        "554 5.2.0 scripted by the sandbox"
+    );
+    assert_eq!(house.sandbox.deliveries().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refused_login_is_not_repeated_for_every_message() {
+    let wrong = Scenario { password: Some("another".into()), ..Scenario::default() };
+    let house = House::build(Plan { scenario: wrong, ..Plan::default() }).await;
+    for _ in 0..5 {
+        let heard = house.send("a@x", &["b@x"]).await;
+        assert_eq!(heard, "451 4.7.0 waiting for the relay's operator: the mailbox cannot log in");
+    }
+    assert_eq!(house.sandbox.counts().refused_logins.load(Ordering::SeqCst), 1);
 }

@@ -21,6 +21,7 @@ pub struct DataScanner {
     line_endings: LineEndings,
     at: At,
     size: u64,
+    seen: u64,
     mended: Option<DataFault>,
     refused: bool,
 }
@@ -64,12 +65,17 @@ pub enum DataFault {
 impl DataScanner {
     /// A scanner at the start of mail data.
     pub fn new(line_endings: LineEndings) -> Self {
-        Self { line_endings, at: At::LineStart, size: 0, mended: None, refused: false }
+        Self { line_endings, at: At::LineStart, size: 0, seen: 0, mended: None, refused: false }
     }
 
     /// Octets passed on so far, stuffed dots not counted.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Octets taken from the device so far, those that were dropped after a fault included.
+    pub fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// The first fault that was mended, if any was.
@@ -81,6 +87,7 @@ impl DataScanner {
     pub fn scan(&mut self, src: &mut BytesMut) -> Option<Scanned> {
         loop {
             let run = self.run(src);
+            self.seen += run.taken as u64;
             let held_dots = run.stuffed;
             let data = match run.mended {
                 None => src.split_to(run.taken).freeze(),
@@ -109,6 +116,7 @@ impl DataScanner {
                     self.at =
                         if fault == DataFault::BareLf { At::MendedLineStart } else { At::InLine };
                     src.advance(1);
+                    self.seen += 1;
                 }
             }
         }

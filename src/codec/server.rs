@@ -57,6 +57,11 @@ impl ServerCodec {
         self.data = Some(DataScanner::new(line_endings));
     }
 
+    /// Octets of mail data taken from the device so far, passed on or dropped.
+    pub fn data_seen(&self) -> u64 {
+        self.data.as_ref().map_or(0, DataScanner::seen)
+    }
+
     /// Octets of mail data passed on so far.
     pub fn data_size(&self) -> u64 {
         self.data.as_ref().map_or(0, DataScanner::size)

@@ -69,6 +69,8 @@ pub struct Session {
     tls: bool,
     user: Option<String>,
     faults: u32,
+    /// Recipients that were named in this transaction, taken or not.
+    named: usize,
 }
 
 #[derive(Debug)]
@@ -103,6 +105,8 @@ pub enum Step {
     Mail(ReversePath, MailParams),
     /// Judge the recipient; if it is taken call [`Session::rcpt_accepted`].
     Rcpt(ForwardPath),
+    /// DATA is refused: send the reply, and never read what may follow it as commands.
+    DataRefused(Reply),
     /// Take mail data if they can be sent on; afterwards call [`Session::data_done`].
     Data,
 }
@@ -117,6 +121,7 @@ impl Session {
             tls,
             user: None,
             faults: 0,
+            named: 0,
         }
     }
 
@@ -167,9 +172,13 @@ impl Session {
             }
             state => {
                 self.state = state;
-                match Command::parse(line) {
+                let step = match Command::parse(line) {
                     Ok(command) => self.command(command),
                     Err(fault) => self.fault(fault),
+                };
+                match step {
+                    Step::Reply(reply) if asks_for_data(line) => Step::DataRefused(reply),
+                    step => step,
                 }
             }
         }
@@ -205,6 +214,7 @@ impl Session {
 
     /// The sender is taken: the transaction is open.
     pub fn mail_accepted(&mut self, reverse_path: ReversePath, params: MailParams) -> Reply {
+        self.named = 0;
         if let State::Ready(hello) = &self.state {
             let envelope = Envelope { reverse_path, params, recipients: Vec::new() };
             self.state = State::Transaction(hello.clone(), envelope);
@@ -371,16 +381,18 @@ impl Session {
     }
 
     fn rcpt(&mut self, path: ForwardPath) -> Step {
-        let State::Transaction(_, envelope) = &self.state else {
+        if !matches!(self.state, State::Transaction(..)) {
             return self.count(out_of_order("say MAIL first"));
-        };
-        if envelope.recipients.len() >= self.features.recipients {
+        }
+        // Refused ones count too: nobody tries a directory through us.
+        if self.named >= self.features.recipients {
             return Step::Reply(Reply::new(
                 452,
                 Enhanced(4, 5, 3),
                 "too many recipients: send the rest in another message",
             ));
         }
+        self.named += 1;
         Step::Rcpt(path)
     }
 
@@ -432,6 +444,13 @@ pub fn too_large(limit: u64) -> Reply {
     )
 }
 
+/// Whether the verb is DATA, with whatever argument.
+fn asks_for_data(line: &[u8]) -> bool {
+    let word = line.trim_ascii_start();
+    word.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"DATA"))
+        && word.get(4).is_none_or(|next| next.is_ascii_whitespace())
+}
+
 fn out_of_order(text: &str) -> Reply {
     Reply::new(503, Enhanced(5, 5, 1), text)
 }
@@ -455,7 +474,7 @@ mod tests {
     /// Says a line and returns what the device would read; the driver takes everything.
     fn say(session: &mut Session, line: &str) -> String {
         match session.line(line.as_bytes()) {
-            Step::Reply(reply) => reply.to_string(),
+            Step::Reply(reply) | Step::DataRefused(reply) => reply.to_string(),
             Step::Close(reply) => format!("{reply} (closed)"),
             Step::StartTls(reply) => {
                 session.secured();

@@ -6,7 +6,7 @@
 use crate::{
     codec::data::DataFault,
     proto::{
-        client::Stage,
+        client::{Refusal, Stage},
         reply::{Enhanced, Reply},
     },
     smarthost::{
@@ -43,6 +43,8 @@ pub fn refused(stage: Stage, reply: &Reply) -> Reply {
             Enhanced(4, 5, 0),
             format!("the smarthost gave an unexpected answer at {stage}: {code} {text}"),
         ),
+        // Limits of the mailbox, which devices know nothing of and old ones know no such code.
+        430..=432 => Reply::new(451, reply.enhanced, text),
         421 => Reply::new(
             451,
             Enhanced(4, 4, 2),
@@ -76,7 +78,18 @@ pub fn no_lease(error: &LeaseError) -> Reply {
             Enhanced(4, 3, 2),
             "all connections to the smarthost are busy; try again",
         ),
+        LeaseError::LoginRefused(_) => waiting_for_operator("the mailbox cannot log in"),
         LeaseError::Open(error) => match &**error {
+            OpenError::Refused(Refusal::Reply(_, reply)) if reply.code.is_transient() => {
+                Reply::new(
+                    451,
+                    Enhanced(4, 3, 2),
+                    format!(
+                        "the smarthost does not let us in just now: {}; try again",
+                        presentable(&reply.text())
+                    ),
+                )
+            }
             OpenError::Refused(_) if error.stage() == Stage::Auth => {
                 waiting_for_operator("the mailbox cannot log in")
             }

@@ -10,6 +10,7 @@ pub mod transaction;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -34,6 +35,8 @@ pub struct Relay {
     pub delivery: Delivery,
     /// Who may log in.
     pub accounts: Accounts,
+    /// Logins that may be verified at a time: Argon2 takes 19 MiB for each.
+    pub logins: Semaphore,
     /// The connections to the smarthost.
     pub pool: Arc<Pool>,
     /// What is counted.

@@ -5,13 +5,16 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, timeout},
+};
 use tokio_util::codec::Framed;
 
 use super::{
     Door, Relay, answer,
     pace::{self, Pace, Progress},
-    transaction::Transaction,
+    transaction::{Origin, Transaction},
 };
 use crate::{
     auth::accounts::Accounts,
@@ -33,7 +36,7 @@ use crate::{
     },
     smarthost::transaction::DataTransfer,
     telemetry::{
-        maillog::{Disposition, Record},
+        maillog::Disposition,
         metrics::{DeviceFault, SessionOutcome},
     },
     transport::stream::{BoxIo, TlsInfo},
@@ -47,6 +50,8 @@ const FLUSH_AT: usize = 8 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long a device may refuse to take a reply.
 const WRITE: Duration = Duration::from_secs(60);
+/// How long a refused login is kept waiting: guessing is slow.
+const REFUSED_LOGIN: Duration = Duration::from_secs(1);
 /// How long the smarthost may think about the final dot (RFC 5321 section 4.5.3.2.6).
 const VERDICT: Duration = Duration::from_secs(600);
 
@@ -65,6 +70,7 @@ pub async fn serve(
         tls: None,
         transaction: None,
         count: 0,
+        wary: false,
         peer: peer.to_canonical(),
         id,
         door,
@@ -98,6 +104,8 @@ struct Driver {
     transaction: Option<Transaction>,
     /// Transactions so far.
     count: u32,
+    /// DATA was refused just now: whatever is no command may be mail data.
+    wary: bool,
     peer: IpAddr,
     id: String,
     door: Arc<Door>,
@@ -136,13 +144,20 @@ impl Driver {
     }
 
     async fn act(mut self, step: Step) -> Result<Self, SessionOutcome> {
+        let wary = std::mem::take(&mut self.wary);
         match step {
             Step::Reply(reply) => {
                 if reply.code.is_permanent() {
                     self.fault(DeviceFault::BadCommand);
                 }
+                if wary && reply.code.get() == 500 {
+                    self.fault(DeviceFault::EarlyTalk);
+                    self.farewell(&reply).await?;
+                    return Err(SessionOutcome::Faulty);
+                }
                 self.say(&reply).await?;
             }
+            Step::DataRefused(reply) => self.data_refused(reply).await?,
             Step::Close(reply) => {
                 let quit = reply.code.is_positive();
                 self.abort();
@@ -165,14 +180,21 @@ impl Driver {
     async fn mail(&mut self, path: ReversePath, params: MailParams) -> Result<(), SessionOutcome> {
         self.count += 1;
         let envelope = Envelope { reverse_path: path.clone(), params, recipients: Vec::new() };
-        self.transaction = Some(Transaction::new(format!("{}.{}", self.id, self.count), envelope));
+        let origin = Origin {
+            relay: Arc::clone(&self.relay),
+            door: Arc::clone(&self.door),
+            peer: self.peer,
+            tls: self.tls.clone(),
+        };
+        let id = format!("{}.{}", self.id, self.count);
+        self.transaction = Some(Transaction::new(id, envelope, origin));
         let reply = self.session.mail_accepted(path, params);
         self.say(&reply).await
     }
 
     async fn rcpt(&mut self, path: ForwardPath) -> Result<(), SessionOutcome> {
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
-        let reply = transaction.rcpt(&self.relay, path.clone()).await;
+        let reply = transaction.rcpt(path.clone()).await;
         if reply.code.is_positive() {
             self.session.rcpt_accepted(path);
         }
@@ -182,12 +204,15 @@ impl Driver {
     async fn login(&mut self, credentials: Credentials) -> Result<(), SessionOutcome> {
         let (accounts, given) = (self.relay.accounts.clone(), credentials.clone());
         let any = self.door.listener.accept_any_credentials;
-        // Argon2 takes its time, and not the event loop's.
+        // Argon2 takes its time and memory: not the event loop's, and not for everybody at once.
+        let verifying = self.relay.logins.acquire().await;
         let judged =
             tokio::task::spawn_blocking(move || any || accept_login(&accounts, &given)).await;
+        drop(verifying);
         let accepted = judged.unwrap_or(false);
         if !accepted {
-            tracing::warn!(session = self.id, device = %self.peer, user = credentials.user, "login refused");
+            tracing::warn!(user = credentials.user, "login refused");
+            tokio::time::sleep(REFUSED_LOGIN).await;
         }
         match self.session.login(credentials, accepted) {
             Step::Close(reply) => {
@@ -203,7 +228,11 @@ impl Driver {
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
         let transfer = match transaction.data(self.relay.delivery.device_patience).await {
             Ok(transfer) => transfer,
-            Err(reply) => return self.data_refused(reply).await,
+            Err(reply) => {
+                transaction.record(Disposition::Refused, Some(&reply), "");
+                self.session.data_done();
+                return self.data_refused(reply).await;
+            }
         };
         self.framed.codec_mut().start_data(self.door.listener.line_endings);
         self.say(&Reply::new(354, None, "start mail input; end with <CRLF>.<CRLF>")).await?;
@@ -216,31 +245,40 @@ impl Driver {
             Ok(transfer) => self.verdict(transfer).await,
             Err(reply) => (Disposition::Refused, reply),
         };
-        self.done(disposition, &reply, size, mended);
+        if let Some(mut transaction) = self.transaction.take() {
+            transaction.bytes = size;
+            transaction.record(disposition, Some(&reply), mended);
+        }
         self.say(&reply).await
     }
 
+    /// Refuses DATA. A device may have sent its mail data without waiting: they are never read as commands.
     async fn data_refused(&mut self, reply: Reply) -> Result<(), SessionOutcome> {
-        self.session.data_done();
-        self.done(Disposition::Refused, &reply, 0, "");
-        if self.framed.read_buffer().is_empty() {
-            return self.say(&reply).await;
+        // DATA ends a flight (RFC 2920 section 3.1): whatever is there already is no command.
+        let mut octet = [0; 1];
+        let early = !self.framed.read_buffer().is_empty()
+            || self.framed.get_mut().read(&mut octet).now_or_never().is_some();
+        if early {
+            self.fault(DeviceFault::EarlyTalk);
+            self.farewell(&reply).await?;
+            return Err(SessionOutcome::Faulty);
         }
-        // What came in one packet with the command is mail data: never read it as commands.
-        self.fault(DeviceFault::EarlyTalk);
-        self.farewell(&reply).await?;
-        Err(SessionOutcome::Faulty)
+        self.wary = true;
+        self.say(&reply).await
     }
 
     /// Ends the data; returns what became of the message and what the device hears.
     async fn verdict(&mut self, transfer: DataTransfer) -> (Disposition, Reply) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.dot_sent = true;
+        }
         let ended = transfer.end(VERDICT).await;
         let Some(transaction) = &mut self.transaction else {
             return (Disposition::Unknown, answer::no_answer());
         };
         match ended {
             Ok(verdict) => {
-                let answered = if verdict.code.is_positive() {
+                let answered = if verdict.code.get() == 250 {
                     (Disposition::Relayed, answer::accepted(&transaction.id, &verdict))
                 } else {
                     (Disposition::Refused, answer::refused(Stage::Eod, &verdict))
@@ -250,7 +288,12 @@ impl Driver {
             }
             Err(lost) => {
                 tracing::warn!(id = transaction.id, error = %lost, "no verdict on the final dot");
-                (Disposition::Unknown, answer::lost(&lost))
+                // At any other stage the dot was not sent.
+                let unknown = lost.stage == Stage::Eod;
+                (
+                    if unknown { Disposition::Unknown } else { Disposition::Refused },
+                    answer::lost(&lost),
+                )
             }
         }
     }
@@ -262,7 +305,10 @@ impl Driver {
         let mut pace = Pace::new(self.relay.limits.data_min_rate);
         let mut upload = match transfer.write(Bytes::from(self.received())).await {
             Ok(()) => Ok(transfer),
-            Err(lost) => Err(answer::lost(&lost)),
+            Err(lost) => {
+                tracing::warn!(error = %lost, "the smarthost was lost in the data");
+                Err(answer::lost(&lost))
+            }
         };
         loop {
             let began = Instant::now();
@@ -278,7 +324,7 @@ impl Driver {
                     if let Ok(transfer) = &mut upload
                         && let Err(lost) = transfer.write(chunk).await
                     {
-                        tracing::warn!(session = self.id, error = %lost, "the smarthost was lost in the data");
+                        tracing::warn!(error = %lost, "the smarthost was lost in the data");
                         upload = Err(answer::lost(&lost));
                     }
                 }
@@ -312,9 +358,14 @@ impl Driver {
 
     /// The next command. A connection to the smarthost is not held for a device that says nothing.
     async fn command(&mut self) -> Result<ServerItem, SessionOutcome> {
-        if self.transaction.as_ref().is_some_and(Transaction::holds_lease) {
-            match (self.next(pace::SILENCE).await, &mut self.transaction) {
+        if let Some(held) = self.transaction.as_ref().and_then(Transaction::holds_lease_since) {
+            match (self.next(pace::SILENCE.saturating_sub(held)).await, &mut self.transaction) {
                 (Err(SessionOutcome::TimedOut), Some(transaction)) => transaction.take_back(),
+                (read, Some(transaction)) if held >= pace::SILENCE => {
+                    // It talks, but does not move.
+                    transaction.take_back();
+                    return read;
+                }
                 (read, _) => return read,
             }
         }
@@ -404,6 +455,7 @@ impl Driver {
         };
         let (io, info) = match timeout(HANDSHAKE, tls.accept(parts.io)).await {
             Ok(Ok(accepted)) => accepted,
+            Ok(Err(fault)) if fault.silent => return Err(SessionOutcome::Closed),
             Ok(Err(fault)) => return Err(failed(fault.to_string())),
             Err(_) => return Err(failed(format!("not done within {} s", HANDSHAKE.as_secs()))),
         };
@@ -416,59 +468,19 @@ impl Driver {
 
     /// Ends a transaction that came to no data.
     fn abort(&mut self) {
-        let Some(transaction) = &mut self.transaction else { return };
+        let Some(mut transaction) = self.transaction.take() else { return };
         transaction.cancel();
         let refusal = transaction.reply.clone().filter(|reply| !reply.code.is_positive());
         let disposition =
             if refusal.is_some() { Disposition::Refused } else { Disposition::Aborted };
-        self.record(disposition, refusal.as_ref(), 0, "");
+        transaction.record(disposition, refusal.as_ref(), "");
     }
 
     /// The device went away in the middle of its data: without a dot nothing is sent.
     fn vanished(&mut self) {
-        let size = self.framed.codec().data_size();
-        self.record(Disposition::Aborted, None, size, "");
-    }
-
-    /// A transaction is over; `ours` is what the device hears.
-    fn done(&mut self, disposition: Disposition, ours: &Reply, bytes: u64, faults: &str) {
-        self.record(disposition, Some(ours), bytes, faults);
-    }
-
-    /// Counts and logs the transaction, once.
-    fn record(&mut self, disposition: Disposition, ours: Option<&Reply>, bytes: u64, faults: &str) {
-        let Some(transaction) = self.transaction.take() else { return };
-        let (relay, pool) = (&self.relay, &self.relay.pool);
-        let took = transaction.began.elapsed();
-        relay.metrics.message_done(pool.mailbox(), disposition, bytes, took);
-        // A refusal of ours says more than the smarthost's last yes.
-        let theirs = transaction.reply.as_ref();
-        let reply = theirs
-            .filter(|reply| !reply.code.is_positive() || disposition == Disposition::Relayed)
-            .or(ours);
-        let message_id =
-            theirs.filter(|_| disposition == Disposition::Relayed).and_then(answer::message_id);
-        let upstream = match (transaction.asked, message_id) {
-            (false, _) => String::new(),
-            (true, None) => pool.host().to_owned(),
-            (true, Some(id)) => format!("{} {id}", pool.host()),
-        };
-        Record {
-            id: &transaction.id,
-            device: &self.peer.to_string(),
-            listener: &self.door.listener.name,
-            tls: &self.tls.as_ref().map_or_else(|| "plain".to_owned(), ToString::to_string),
-            mailbox: pool.mailbox(),
-            envelope: &transaction.envelope,
-            bytes,
-            disposition,
-            reply,
-            upstream: &upstream,
-            wait: transaction.waited,
-            relay: took,
-            faults,
-        }
-        .write();
+        let Some(mut transaction) = self.transaction.take() else { return };
+        transaction.bytes = self.framed.codec().data_size();
+        transaction.record(Disposition::Aborted, None, "");
     }
 
     fn received(&self) -> String {

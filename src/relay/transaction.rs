@@ -1,17 +1,19 @@
 //! The way of one message to the smarthost, in `stream` mode: a connection is leased at the first recipient,
 //! and every verdict is the smarthost's own.
 
-use std::time::Duration;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::{Relay, answer};
+use super::{Door, Relay, answer};
 use crate::{
     proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
     smarthost::{
         pool::Lease,
         transaction::{DataTransfer, MailTransaction, StepError},
     },
+    telemetry::maillog::{Disposition, Record},
+    transport::stream::TlsInfo,
 };
 
 /// Octets by which the Received field may lengthen a message.
@@ -27,11 +29,34 @@ pub struct Transaction {
     pub began: Instant,
     /// How long a lease was waited for.
     pub waited: Duration,
+    /// The recipients that the smarthost refused, with its replies.
+    pub refused: Vec<(ForwardPath, Reply)>,
     /// The last reply of the smarthost, or ours where it had no say.
     pub reply: Option<Reply>,
+    /// Octets of mail data that were passed on.
+    pub bytes: u64,
+    /// The dot was sent.
+    pub dot_sent: bool,
     /// Whether the smarthost was asked at all.
-    pub asked: bool,
+    asked: bool,
+    /// The last progress: MAIL, or a recipient that was taken.
+    moved: Instant,
     upstream: Upstream,
+    origin: Origin,
+    recorded: bool,
+}
+
+/// Where a transaction comes from.
+#[derive(Clone)]
+pub struct Origin {
+    /// What all sessions share.
+    pub relay: Arc<Relay>,
+    /// The listener.
+    pub door: Arc<Door>,
+    /// The device's address.
+    pub peer: IpAddr,
+    /// Version and cipher, if there is TLS.
+    pub tls: Option<TlsInfo>,
 }
 
 enum Upstream {
@@ -45,21 +70,27 @@ enum Upstream {
 
 impl Transaction {
     /// A transaction whose MAIL was answered.
-    pub fn new(id: String, envelope: Envelope) -> Self {
+    pub fn new(id: String, envelope: Envelope, origin: Origin) -> Self {
         Self {
             envelope,
             id,
             began: Instant::now(),
             waited: Duration::ZERO,
+            refused: Vec::new(),
             reply: None,
+            bytes: 0,
+            dot_sent: false,
             asked: false,
+            moved: Instant::now(),
             upstream: Upstream::Unasked,
+            origin,
+            recorded: false,
         }
     }
 
-    /// Whether a connection is held for it.
-    pub fn holds_lease(&self) -> bool {
-        matches!(self.upstream, Upstream::Open(_))
+    /// How long ago it moved, if a connection is held for it.
+    pub fn holds_lease_since(&self) -> Option<Duration> {
+        matches!(self.upstream, Upstream::Open(_)).then(|| self.moved.elapsed())
     }
 
     /// Gives the connection back: the device does not move.
@@ -68,11 +99,11 @@ impl Transaction {
     }
 
     /// Asks the smarthost about a recipient; returns what the device hears, positive if it was taken.
-    pub async fn rcpt(&mut self, relay: &Relay, recipient: ForwardPath) -> Reply {
-        let patience = relay.delivery.device_patience;
+    pub async fn rcpt(&mut self, recipient: ForwardPath) -> Reply {
+        let patience = self.origin.relay.delivery.device_patience;
         let asked = match std::mem::replace(&mut self.upstream, Upstream::Unasked) {
             Upstream::Closed(reply) => return self.close(reply),
-            Upstream::Unasked => timeout(patience, self.begin(relay, &recipient)).await,
+            Upstream::Unasked => timeout(patience, self.begin(&recipient)).await,
             Upstream::Open(mut open) => {
                 match timeout(patience, open.rcpt(&recipient, patience)).await {
                     Ok(Ok(reply)) => Ok(Ok((open, reply))),
@@ -92,12 +123,16 @@ impl Transaction {
             250 | 251 => {
                 self.upstream = Upstream::Open(open);
                 self.envelope.recipients.push(recipient);
+                self.moved = Instant::now();
                 answer::recipient_accepted()
             }
-            _ => {
+            400.. => {
                 self.upstream = Upstream::Open(open);
+                self.refused.push((recipient, reply.clone()));
                 answer::refused(Stage::Rcpt, &reply)
             }
+            // A yes that answers nothing: the step is lost, and the connection with it.
+            _ => self.close(answer::refused(Stage::Rcpt, &reply)),
         }
     }
 
@@ -121,13 +156,43 @@ impl Transaction {
         }
     }
 
-    async fn begin(
-        &mut self,
-        relay: &Relay,
-        recipient: &ForwardPath,
-    ) -> Result<(MailTransaction, Reply), Reply> {
+    /// Counts and logs the transaction, once; `ours` is what the device hears.
+    pub fn record(&mut self, disposition: Disposition, ours: Option<&Reply>, faults: &str) {
+        if std::mem::replace(&mut self.recorded, true) {
+            return;
+        }
+        let Origin { relay, door, peer, tls } = &self.origin;
+        let took = self.began.elapsed();
+        relay.metrics.message_done(relay.pool.mailbox(), disposition, self.bytes, took);
+        let relayed = disposition == Disposition::Relayed;
+        // A refusal of ours says more than the smarthost's last yes.
+        let theirs = self.reply.as_ref();
+        let reply = theirs.filter(|reply| !reply.code.is_positive() || relayed).or(ours);
+        let host = if self.asked { relay.pool.host() } else { "" };
+        let message_id = theirs.filter(|_| relayed).and_then(answer::message_id);
+        Record {
+            id: &self.id,
+            device: &peer.to_string(),
+            listener: &door.listener.name,
+            tls: &tls.as_ref().map_or_else(|| "plain".to_owned(), ToString::to_string),
+            mailbox: relay.pool.mailbox(),
+            envelope: &self.envelope,
+            refused: &self.refused,
+            bytes: self.bytes,
+            disposition,
+            reply,
+            upstream: &message_id.map_or_else(|| host.to_owned(), |id| format!("{host} {id}")),
+            wait: self.waited,
+            relay: took,
+            faults,
+        }
+        .write();
+    }
+
+    async fn begin(&mut self, recipient: &ForwardPath) -> Result<(MailTransaction, Reply), Reply> {
+        let relay = Arc::clone(&self.origin.relay);
         loop {
-            let lease = self.lease(relay).await?;
+            let lease = self.lease(&relay).await?;
             let kept = lease.connection().is_used();
             match lease.mail(&self.envelope, recipient, ADDED, relay.delivery.device_patience).await
             {
@@ -172,6 +237,14 @@ impl Transaction {
         self.reply.get_or_insert_with(|| reply.clone());
         self.upstream = Upstream::Closed(reply.clone());
         reply
+    }
+}
+
+/// No transaction ends without its line, not even one that is dropped with its session.
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        let disposition = if self.dot_sent { Disposition::Unknown } else { Disposition::Aborted };
+        self.record(disposition, None, "");
     }
 }
 

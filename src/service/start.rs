@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Service, Sessions, admin};
@@ -35,7 +36,7 @@ pub enum StartError {
         cause: io::Error,
     },
     /// There is no certificate to show.
-    #[error("certificate: {0}")]
+    #[error("certificate (configured in [tls], else made in state_dir): {0}")]
     Certificate(#[from] CertificateError),
     /// A listener cannot keep its promise.
     #[error("listener {listener}: {cause}")]
@@ -61,6 +62,19 @@ impl StartError {
 }
 
 impl Service {
+    /// Finds what [`Service::start`] would find, without binding an address or writing a file.
+    pub async fn check(config: &Config) -> Result<(), StartError> {
+        Target::new(config)?;
+        accounts(config)?;
+        let made = config
+            .certificate
+            .is_none()
+            .then(|| Identity::make(&[&config.hostname]))
+            .transpose()?;
+        doors(config, made, &Metrics::new(server_tls::library_version())).await?;
+        Ok(())
+    }
+
     /// Starts a relay; when this returns, devices are served.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new(server_tls::library_version());
@@ -70,9 +84,8 @@ impl Service {
             "starting"
         );
         let target = Target::new(&config)?;
-        let accounts = config.users_file.clone().map_or(Accounts::None, Accounts::File);
-        accounts.check()?;
-        let doors = doors(&config, &metrics).await?;
+        let accounts = accounts(&config)?;
+        let doors = doors(&config, None, &metrics).await?;
         let mut bound = Vec::new();
         for door in doors {
             let address = door.listener.address;
@@ -116,6 +129,7 @@ impl Service {
                 lease_wait: config.smarthost.lease_wait,
                 delivery: config.delivery,
                 accounts,
+                logins: Semaphore::new(2),
                 pool: Arc::clone(&pool),
                 metrics: metrics.clone(),
                 drain,
@@ -146,9 +160,18 @@ impl Service {
     }
 }
 
-/// The listeners with their TLS, each promise proven.
-async fn doors(config: &Config, metrics: &Metrics) -> Result<Vec<Door>, StartError> {
-    let mut identity = None;
+fn accounts(config: &Config) -> Result<Accounts, AccountsError> {
+    let accounts = config.users_file.clone().map_or(Accounts::None, Accounts::File);
+    accounts.check()?;
+    Ok(accounts)
+}
+
+/// The listeners with their TLS, each promise proven; without an `identity` the configured one is shown.
+async fn doors(
+    config: &Config,
+    mut identity: Option<Identity>,
+    metrics: &Metrics,
+) -> Result<Vec<Door>, StartError> {
     let mut doors = Vec::new();
     for listener in &config.listeners {
         let tls = match listener.tls {

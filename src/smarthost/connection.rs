@@ -100,6 +100,9 @@ pub enum LostCause {
     /// What came is no reply.
     #[error("{0}")]
     Garbage(#[from] ReplyFault),
+    /// Something was said unasked: replies and commands do not match any more.
+    #[error("an answer came that nobody had asked for")]
+    OutOfStep,
     /// Bytes came in the clear behind the answer to STARTTLS: somebody on the way put them there.
     #[error("bytes were injected before the TLS handshake")]
     Injected,
@@ -205,7 +208,11 @@ impl Connection {
         let flight = if self.capabilities.pipelining { commands.len() } else { 1 };
         let mut replies = Vec::with_capacity(commands.len());
         for group in commands.chunks(flight.max(1)) {
-            self.send(group.first().map_or(Stage::Rset, stage_of), group).await?;
+            let stage = group.first().map_or(Stage::Rset, stage_of);
+            if self.has_news() {
+                return Err(Lost { stage, cause: LostCause::OutOfStep });
+            }
+            self.send(stage, group).await?;
             for command in group {
                 let reply = self.reply(stage_of(command), wait).await?;
                 let over = reply.code.get() == 421;
@@ -215,6 +222,11 @@ impl Connection {
                     return Ok(replies);
                 }
             }
+        }
+        if !self.framed.read_buffer().is_empty() {
+            // More answers than questions: one of them was nobody's.
+            let stage = commands.last().map_or(Stage::Rset, stage_of);
+            return Err(Lost { stage, cause: LostCause::OutOfStep });
         }
         Ok(replies)
     }
@@ -231,6 +243,10 @@ impl Connection {
 
     /// Sends the final dot and waits for the verdict.
     pub(super) async fn end_data(&mut self, wait: Duration) -> Result<Reply, Lost> {
+        if self.has_news() {
+            // An early refusal, or a stray reply that would be taken for the verdict: no dot.
+            return Err(Lost { stage: Stage::Data, cause: LostCause::OutOfStep });
+        }
         self.write_data(Bytes::from_static(b".\r\n"))
             .await
             .map_err(|lost| Lost { stage: Stage::Eod, ..lost })?;

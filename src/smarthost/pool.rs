@@ -26,12 +26,19 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 use super::{
     Target,
     connection::{Connection, OpenError},
 };
-use crate::{proto::session::SmarthostOffer, telemetry::metrics::Metrics};
+use crate::{
+    proto::{
+        client::{Refusal, Stage},
+        session::SmarthostOffer,
+    },
+    telemetry::metrics::Metrics,
+};
 
 /// A shelved connection is closed after this long: Exchange Online closes idle ones itself.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -40,6 +47,10 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// How often the shelf is looked through.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How long a refused login is not repeated.
+const LOGIN_PAUSE: Duration = Duration::from_secs(60);
+/// How long the smarthost may still count a connection that failed on our side.
+const COUNTED: Duration = Duration::from_secs(1);
 
 /// The connections of one mailbox.
 pub struct Pool {
@@ -54,6 +65,9 @@ pub struct Pool {
     shelf: Mutex<Vec<Shelved>>,
     /// Something was put on the shelf.
     shelved: Notify,
+    /// Held by the one login that may run while none has succeeded yet.
+    unproven: Semaphore,
+    logins: Mutex<Logins>,
     waiting: AtomicUsize,
     leased: AtomicUsize,
     offer: Mutex<SmarthostOffer>,
@@ -65,6 +79,15 @@ pub struct Lease {
     lent: Option<Lent>,
     pool: Arc<Pool>,
     _turn: OwnedSemaphorePermit,
+}
+
+/// What is known of the mailbox's login.
+#[derive(Default)]
+struct Logins {
+    /// One has succeeded since the last refusal.
+    proven: bool,
+    /// When the smarthost last refused one.
+    refused: Option<Instant>,
 }
 
 /// A connection with its slot.
@@ -87,6 +110,9 @@ pub enum LeaseError {
     /// The connection did not come about.
     #[error(transparent)]
     Open(Box<OpenError>),
+    /// The smarthost has refused the login a moment ago; repeating it could lock the account.
+    #[error("the smarthost has refused the login within the last {} s", .0.as_secs())]
+    LoginRefused(Duration),
     /// The relay stops.
     #[error("the relay is stopping")]
     Stopping,
@@ -109,6 +135,8 @@ impl Pool {
             slots: Arc::new(Semaphore::new(max_connections)),
             shelf: Mutex::default(),
             shelved: Notify::new(),
+            unproven: Semaphore::new(1),
+            logins: Mutex::default(),
             waiting: AtomicUsize::new(0),
             leased: AtomicUsize::new(0),
             offer: Mutex::default(),
@@ -190,14 +218,16 @@ impl Pool {
 
     async fn lent(self: &Arc<Self>) -> Result<Lent, LeaseError> {
         loop {
-            // Asked for before the look at the shelf, so that nothing shelved in between is missed.
+            // Registered before the look at the shelf, so that nothing shelved in between is missed.
             let shelved = self.shelved.notified();
+            tokio::pin!(shelved);
+            shelved.as_mut().enable();
             if let Some(lent) = self.take() {
                 return Ok(lent);
             }
             tokio::select! {
                 biased;
-                () = shelved => {}
+                () = &mut shelved => {}
                 slot = self.slots.clone().acquire_owned() => {
                     return self.dial(slot.map_err(|_| LeaseError::Stopping)?).await;
                 }
@@ -209,26 +239,62 @@ impl Pool {
     async fn dial(self: &Arc<Self>, slot: OwnedSemaphorePermit) -> Result<Lent, LeaseError> {
         let (done, opened) = oneshot::channel();
         let pool = Arc::clone(self);
-        self.tracker.spawn(async move {
-            let opening = Connection::open(&pool.target, &pool.metrics);
-            let Some(result) = pool.stopping.run_until_cancelled(opening).await else { return };
-            let outcome = result.as_ref().map_or_else(|error| error.stage().as_str(), |_| "ok");
-            let result = result.map(|connection| {
-                pool.learn(&connection);
-                Lent { connection: Box::new(connection), slot }
-            });
-            pool.metrics.upstream_connect(pool.mailbox(), outcome);
-            match done.send(result) {
-                Err(Ok(lent)) => pool.shelve(lent),
-                Err(Err(error)) => tracing::warn!(mailbox = pool.mailbox(), %error, "cannot log in to the smarthost"),
-                Ok(()) => {}
+        let opening = async move {
+            match pool.open().await {
+                Ok(connection) => {
+                    let lent = Lent { connection: Box::new(connection), slot };
+                    if let Err(Ok(lent)) = done.send(Ok(lent)) {
+                        pool.shelve(lent);
+                    }
+                }
+                Err(error) => {
+                    let connected = matches!(&error, LeaseError::Open(cause) if !matches!(**cause, OpenError::Dial(_)));
+                    if let Err(Err(error)) = done.send(Err(error)) {
+                        tracing::warn!(mailbox = pool.mailbox(), %error, "cannot log in to the smarthost");
+                    }
+                    if connected {
+                        let _ =
+                            pool.stopping.run_until_cancelled(tokio::time::sleep(COUNTED)).await;
+                    }
+                    drop(slot);
+                }
             }
-        });
-        match opened.await {
-            Ok(Ok(lent)) => Ok(lent),
-            Ok(Err(error)) => Err(LeaseError::Open(Box::new(error))),
-            Err(_) => Err(LeaseError::Stopping),
+        };
+        self.tracker.spawn(opening.in_current_span());
+        opened.await.unwrap_or(Err(LeaseError::Stopping))
+    }
+
+    /// Connects and logs in; one at a time while no login has succeeded, and not again right after a refusal.
+    async fn open(&self) -> Result<Connection, LeaseError> {
+        let _alone = if self.logins().proven { None } else { self.unproven.acquire().await.ok() };
+        if let Some(refused) =
+            self.logins().refused.filter(|refused| refused.elapsed() < LOGIN_PAUSE)
+        {
+            return Err(LeaseError::LoginRefused(refused.elapsed()));
         }
+        let opening = Connection::open(&self.target, &self.metrics);
+        let Some(result) = self.stopping.run_until_cancelled(opening).await else {
+            return Err(LeaseError::Stopping);
+        };
+        let outcome = result.as_ref().map_or_else(|error| error.stage().as_str(), |_| "ok");
+        match &result {
+            Ok(connection) => {
+                self.learn(connection);
+                *self.logins() = Logins { proven: true, refused: None };
+            }
+            Err(OpenError::Refused(Refusal::Reply(Stage::Auth, reply)))
+                if reply.code.is_permanent() =>
+            {
+                *self.logins() = Logins { proven: false, refused: Some(Instant::now()) };
+            }
+            Err(_) => {}
+        }
+        self.metrics.upstream_connect(self.mailbox(), outcome);
+        result.map_err(|error| LeaseError::Open(Box::new(error)))
+    }
+
+    fn logins(&self) -> std::sync::MutexGuard<'_, Logins> {
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The youngest shelved connection that is still good.

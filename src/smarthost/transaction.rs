@@ -68,7 +68,8 @@ impl Lease {
         }
         let mut replies = connection.exchange(&flight, wait).await?.into_iter();
         if reset && let Some(reply) = replies.next().filter(|reply| !reply.code.is_positive()) {
-            return Err(self.refused(Stage::Rset, reply));
+            // Not parked: a connection that cannot forget is of no use.
+            return Err(StepError::Refused(Stage::Rset, reply));
         }
         let mut answers = (replies.next(), replies.next());
         // Some of Exchange Online's back ends do not know the parameters that its front end offers.
@@ -90,17 +91,19 @@ impl Lease {
     }
 
     fn refused(self, stage: Stage, reply: Reply) -> StepError {
-        self.park();
+        self.park_after(&reply);
         StepError::Refused(stage, reply)
+    }
+
+    /// Keeps the connection after a refusal; after a yes that answers nothing the step is lost.
+    fn park_after(self, reply: &Reply) {
+        if reply.code.is_transient() || reply.code.is_permanent() {
+            self.park();
+        }
     }
 }
 
 impl MailTransaction {
-    /// The lease that it runs on.
-    pub fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
     /// Names one more recipient.
     pub async fn rcpt(&mut self, recipient: &ForwardPath, wait: Duration) -> Result<Reply, Lost> {
         let replies =
@@ -133,7 +136,11 @@ impl DataTransfer {
     /// Sends the final dot and waits for the verdict, which is any reply. An error means that nobody knows.
     pub async fn end(mut self, wait: Duration) -> Result<Reply, Lost> {
         let verdict = self.lease.connection_mut().end_data(wait).await?;
-        self.lease.park();
+        if verdict.code.get() == 250 {
+            self.lease.park();
+        } else {
+            self.lease.park_after(&verdict);
+        }
         Ok(verdict)
     }
 }

@@ -32,6 +32,8 @@ pub struct Record<'a> {
     pub mailbox: &'a str,
     /// The envelope as received.
     pub envelope: &'a Envelope,
+    /// Recipients that were refused, with the smarthost's replies.
+    pub refused: &'a [(ForwardPath, Reply)],
     /// Octets of mail data.
     pub bytes: u64,
     /// What became of it.
@@ -65,6 +67,11 @@ impl Record<'_> {
     pub fn write(&self) {
         let recipients: Vec<&str> =
             self.envelope.recipients.iter().map(ForwardPath::as_str).collect();
+        let refused: Vec<String> = self
+            .refused
+            .iter()
+            .map(|(path, reply)| format!("{}: {reply}", path.as_str()))
+            .collect();
         tracing::info!(
             id = self.id,
             device = self.device,
@@ -74,9 +81,11 @@ impl Record<'_> {
             from = self.envelope.reverse_path.as_str(),
             sender = self.envelope.reverse_path.as_str(),
             recipients = recipients.join(","),
+            refused = refused.join(", "),
             bytes = self.bytes,
             result = self.disposition.as_str(),
             reply = self.reply.map(Reply::to_string).unwrap_or_default(),
+            rule = if self.reply.is_some() { "unknown" } else { "" },
             upstream = self.upstream,
             wait_ms = self.wait.as_millis() as u64,
             relay_ms = self.relay.as_millis() as u64,

@@ -82,7 +82,9 @@ impl Identity {
         }
         let own = chain.remove(0);
         let private =
-            PKey::private_key_from_pem(&pem(key)?).map_err(|_| content(key, "private key"))?;
+            // Without the callback OpenSSL would ask for a passphrase on the terminal.
+            PKey::private_key_from_pem_callback(&pem(key)?, |_| Ok(0))
+                .map_err(|_| content(key, "private key without a passphrase"))?;
         if !own.public_key()?.public_eq(&private) {
             return Err(CertificateError::Mismatch {
                 certificate: certificate.to_owned(),
@@ -195,7 +197,8 @@ mod tests {
         assert!(said(path("none"), path("none")).contains("No such file"));
         assert!(said(path("empty"), path("empty")).ends_with("no certificate in PEM form"));
         assert!(
-            said(path("one/self-made.crt"), path("empty")).ends_with("no private key in PEM form")
+            said(path("one/self-made.crt"), path("empty"))
+                .ends_with("no private key without a passphrase in PEM form")
         );
         assert!(
             said(path("one/self-made.crt"), path("two/self-made.key")).contains("does not belong")

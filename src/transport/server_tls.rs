@@ -87,6 +87,8 @@ pub enum ServerTlsError {
 pub struct HandshakeFault {
     /// What OpenSSL said.
     pub reason: String,
+    /// The device closed before it had said anything: a probe.
+    pub silent: bool,
     /// The device's ClientHello, if one came.
     pub offered: Option<ClientHello>,
 }
@@ -151,12 +153,13 @@ impl ServerTls {
 
     /// Shakes hands with a device.
     pub async fn accept(&self, io: BoxIo) -> Result<(BoxIo, TlsInfo), HandshakeFault> {
-        let fault = |reason: String, offered| HandshakeFault { reason, offered };
+        let fault = |reason: String, offered| HandshakeFault { reason, silent: false, offered };
         let ssl = Ssl::new(&self.context).map_err(|error| fault(error.to_string(), None))?;
         let mut stream = SslStream::new(ssl, io).map_err(|error| fault(error.to_string(), None))?;
         if let Err(error) = Pin::new(&mut stream).accept().await {
             let offered = stream.ssl().ex_data(hello_index()).cloned();
-            return Err(fault(reason(&error), offered));
+            let silent = offered.is_none() && error.ssl_error().is_none();
+            return Err(HandshakeFault { reason: reason(&error), silent, offered });
         }
         let info = info(stream.ssl());
         Ok((Box::new(stream), info))
