@@ -5,6 +5,7 @@
 use std::{fs, path::Path};
 
 use assert_cmd::Command;
+use smtp_uplift::{sandbox::scenario::Scenario, transport::certificate::Identity};
 
 fn smtp_uplift() -> Command {
     let mut command = Command::cargo_bin("smtp-uplift").unwrap();
@@ -82,14 +83,21 @@ fn the_configurations_that_come_along_are_good() {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     for entry in fs::read_dir(config).unwrap() {
         let path = entry.unwrap().path();
+        if path.ends_with("scenario.toml") {
+            Scenario::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+            continue;
+        }
         let text = fs::read_to_string(&path).unwrap();
         // The files that they name are somebody else's to make.
         fs::write(folder.path().join("secret"), "secret").unwrap();
+        let made = Identity::make(&["localhost"]).unwrap();
+        fs::write(folder.path().join("ca.pem"), made.certificate.to_pem().unwrap()).unwrap();
         let text: String = text
             .lines()
             .map(|line| match line.split_once("file = \"").filter(|(key, _)| names_a_file(key)) {
                 Some((key, rest)) => {
-                    format!("{key}file = \"secret\"{}\n", rest.split_once('"').unwrap().1)
+                    let named = if key.ends_with("ca_") { "ca.pem" } else { "secret" };
+                    format!("{key}file = \"{named}\"{}\n", rest.split_once('"').unwrap().1)
                 }
                 None => format!("{line}\n"),
             })

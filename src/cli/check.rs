@@ -1,7 +1,7 @@
 //! `smtp-uplift check`
 
-use super::{CONFIGURATION, ConfigFile, OK};
-use crate::config;
+use super::{CONFIGURATION, ConfigFile, OK, complain};
+use crate::{config, service::Service};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -9,12 +9,15 @@ pub(super) struct Args {
     config: ConfigFile,
 }
 
-pub(super) fn run(args: Args) -> u8 {
+pub(super) async fn run(args: Args) -> u8 {
     let path = args.config.path();
     match config::load(&path) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 println!("warning: {warning}");
+            }
+            if let Err(error) = Service::check(&loaded.config).await {
+                return complain(&error, CONFIGURATION);
             }
             println!("{}: ok", path.display());
             OK

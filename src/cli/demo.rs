@@ -93,7 +93,7 @@ async fn demo(once: bool) -> anyhow::Result<()> {
     println!();
     println!("The relay and the stand-in stay up until Ctrl-C. Try them:");
     println!(
-        "   openssl s_client -connect {relay} -starttls smtp -tls1 -cipher DEFAULT@SECLEVEL=0 -quiet"
+        "   openssl s_client -connect {relay} -starttls smtp -tls1 -cipher DEFAULT@SECLEVEL=0 -quiet -crlf"
     );
     println!("   swaks --server {relay} --from copier@example.com --to {RECIPIENT}");
     if let Some(admin) = service.admin() {

@@ -81,7 +81,7 @@ pub fn main() -> u8 {
     };
     match cli.command {
         Command::Run(args) => block_on(run::run(args)),
-        Command::Check(args) => check::run(args),
+        Command::Check(args) => block_on(check::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Sandbox(args) => block_on(sandbox::run(args)),
         Command::Version => {

@@ -31,7 +31,7 @@ pub(super) async fn run(args: Args) -> u8 {
         tracing::warn!("{warning}");
     }
     raise_file_limit(config.limits.sessions);
-    let (mut terminate, mut interrupt) = match signals() {
+    let mut signals = match signals() {
         Ok(signals) => signals,
         Err(error) => return complain(&format!("cannot watch for signals: {error}"), TEMPORARY),
     };
@@ -41,20 +41,36 @@ pub(super) async fn run(args: Args) -> u8 {
             return complain(&error, if error.is_temporary() { TEMPORARY } else { CONFIGURATION });
         }
     };
-    tracing::info!("ready");
-    signalled(&mut terminate, &mut interrupt).await;
-    service.stop(signalled(&mut terminate, &mut interrupt)).await;
+    tracing::info!(config = %path.display(), admin = ?service.admin(), "ready");
+    signalled(&mut signals).await;
+    service.stop(signalled(&mut signals)).await;
     OK
 }
 
-fn signals() -> io::Result<(Signal, Signal)> {
-    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
 }
 
-async fn signalled(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+fn signals() -> io::Result<Signals> {
+    Ok(Signals {
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+        hangup: signal(SignalKind::hangup())?,
+    })
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn signalled(Signals { terminate, interrupt, hangup }: &mut Signals) {
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            _ = hangup.recv() => {
+                tracing::warn!("SIGHUP: this version reads its configuration at start only; restart to apply changes");
+            }
+        }
     }
 }
 

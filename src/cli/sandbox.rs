@@ -13,7 +13,7 @@ pub(super) struct Args {
     /// Where to listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:2587")]
     listen: SocketAddr,
-    /// What goes wrong, and who may log in (TOML)
+    /// What goes wrong, and who may log in (TOML; config/scenario.toml is an example)
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
     /// The folder for its certificate, which is made once
@@ -42,7 +42,12 @@ pub(super) async fn run(args: Args) -> u8 {
     println!("[smarthost]");
     println!("host = \"localhost\"");
     println!("port = {}", sandbox.address().port());
-    println!("ca_file = {:?}", args.dir.join("self-made.crt"));
+    let certificate = args.dir.join("self-made.crt");
+    println!("ca_file = {:?}", fs::canonicalize(&certificate).unwrap_or(certificate));
+    println!();
+    println!("[[mailbox]]");
+    println!("address = \"scanner@example.com\"");
+    println!("password = \"any will do, unless the scenario names one\"");
     println!();
     println!("Ctrl-C ends it. Messages that it takes:");
     let mut shown = 0;

@@ -39,7 +39,10 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
             line: None,
             key: String::new(),
             reason: format!("the configuration cannot be read: {error}"),
-            hint: Some("name another with --config, or write one with smtp-uplift init".into()),
+            hint: Some(
+                "name another with --config; config/exchange-online.toml is one to begin with"
+                    .into(),
+            ),
         }])),
     }
 }
