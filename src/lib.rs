@@ -1,5 +1,24 @@
 //! smtp-uplift: a smarthost for devices that only speak old TLS or none, which submits their mail to
 //! Exchange Online over TLS 1.2+.
+//!
+//! The modules are floors; each uses only floors below it (`tests/layering.rs` holds them to it):
+//!
+//! ```text
+//! cli                                               one file a command
+//! service                          sandbox          everything wired; the other side, for rehearsals
+//! relay                                             one device session
+//! smarthost          auth                           connections upstream; logins of devices
+//! transport                                         sockets and TLS, on both sides
+//! codec    policy    config    telemetry            bytes to protocol; decisions; settings; log and metrics
+//! proto                                             RFC 5321, without I/O
+//! ```
+//!
+//! The way of one message: [`transport::listener`] accepts, [`relay::session`] drives
+//! [`proto::session`] over [`codec::server`]; at the first recipient [`relay::transaction`] leases a
+//! connection from [`smarthost::pool`]; mail data pass through [`codec::data`] as the bytes that
+//! came; [`relay::answer`] tells the device what became of them. `docs/flow.md` says it in prose.
+//!
+//! Start reading at [`relay::session`].
 
 pub mod auth;
 pub mod cli;

@@ -433,3 +433,12 @@ async fn a_refused_login_is_not_repeated_for_every_message() {
     }
     assert_eq!(house.sandbox.counts().refused_logins.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn a_smarthost_that_begins_with_tls_is_served_too() {
+    let scenario =
+        Scenario { implicit: true, password: Some(PASSWORD.into()), ..Scenario::default() };
+    let house =
+        House::build(Plan { scenario, smarthost: "tls = \"implicit\"", ..Plan::default() }).await;
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("250"));
+}

@@ -41,7 +41,8 @@ pub(super) async fn run(args: Args) -> u8 {
             return complain(&error, if error.is_temporary() { TEMPORARY } else { CONFIGURATION });
         }
     };
-    tracing::info!(config = %path.display(), admin = ?service.admin(), "ready");
+    let admin = service.admin().map_or_else(|| "off".to_owned(), |address| address.to_string());
+    tracing::info!(config = %path.display(), admin, "ready");
     signalled(&mut signals).await;
     service.stop(signalled(&mut signals)).await;
     OK

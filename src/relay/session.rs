@@ -409,7 +409,7 @@ impl Driver {
     }
 
     async fn say(&mut self, reply: &Reply) -> Result<(), SessionOutcome> {
-        tracing::trace!(session = self.id, %reply, "to the device");
+        tracing::trace!(%reply, "to the device");
         match timeout(WRITE, self.framed.feed(reply)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(self.gone()),
@@ -442,13 +442,13 @@ impl Driver {
         let listener = &self.door.listener.name;
         if !parts.read_buf.is_empty() {
             // Sent before the handshake, it would count as said after it (RFC 3207 section 6).
-            tracing::warn!(session = self.id, device = %self.peer, listener, "bytes before the TLS handshake: closed");
+            tracing::warn!(device = %self.peer, listener, "bytes before the TLS handshake: closed");
             self.relay.metrics.device_fault(listener, DeviceFault::EarlyTalk);
             return Err(SessionOutcome::Faulty);
         }
         let Some(tls) = &self.door.tls else { return Err(SessionOutcome::TlsFailed) };
         let failed = |fault: String| {
-            tracing::warn!(session = self.id, device = %self.peer, listener, %fault, "TLS handshake failed");
+            tracing::warn!(device = %self.peer, listener, %fault, "TLS handshake failed");
             self.relay.metrics.handshake(listener, None);
             self.relay.metrics.device_fault(listener, DeviceFault::TlsFailed);
             SessionOutcome::TlsFailed
@@ -459,7 +459,7 @@ impl Driver {
             Ok(Err(fault)) => return Err(failed(fault.to_string())),
             Err(_) => return Err(failed(format!("not done within {} s", HANDSHAKE.as_secs()))),
         };
-        tracing::debug!(session = self.id, device = %self.peer, tls = %info, "TLS handshake");
+        tracing::debug!(device = %self.peer, tls = %info, "TLS handshake");
         self.relay.metrics.handshake(listener, Some((info.version, &info.cipher)));
         let mut session = self.session;
         session.secured();

@@ -31,6 +31,8 @@ pub struct Scenario {
     pub password: Option<String>,
     /// The only access token that is right; absent: any.
     pub token: Option<String>,
+    /// Whether TLS begins with the first octet; Exchange Online does not do that, others do.
+    pub implicit: bool,
     /// Whether STARTTLS is offered; a middlebox may have removed it.
     pub starttls: bool,
     /// The mechanisms that are offered.
@@ -113,6 +115,7 @@ impl Default for Scenario {
             user: None,
             password: None,
             token: None,
+            implicit: false,
             starttls: true,
             auth: vec!["LOGIN".to_owned(), "XOAUTH2".to_owned()],
             hide: Vec::new(),

@@ -54,7 +54,14 @@ pub(super) async fn serve(io: BoxIo, address: IpAddr, server: Arc<Server>) {
         recipients: Vec::new(),
     };
     // `Over` is how every connection ends.
-    let _ = peer.run().await;
+    let _ = if peer.server.script.scenario.implicit {
+        match peer.secure().await {
+            Ok(peer) => peer.run().await,
+            Err(over) => Err(over),
+        }
+    } else {
+        peer.run().await
+    };
 }
 
 impl Peer {

@@ -97,7 +97,7 @@ impl Sessions {
 
     fn seat(&self, stream: TcpStream, peer: SocketAddr, seat: Seat, door: Arc<Door>) {
         let id = session_id();
-        let span = tracing::info_span!("session", id, device = %peer.ip().to_canonical(), listener = door.listener.name);
+        let span = tracing::info_span!("session", id);
         let (relay, abort) = (Arc::clone(&self.relay), self.abort.clone());
         let session = async move {
             let listener = door.listener.name.clone();

@@ -23,6 +23,10 @@ pub fn start(json: bool, level: &str) -> Result<(), BadLevel> {
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     // Fails only where a log runs already: the embedding program's own.
-    let _ = if json { log.json().flatten_event(true).try_init() } else { log.try_init() };
+    let _ = if json {
+        log.json().flatten_event(true).with_span_list(false).try_init()
+    } else {
+        log.try_init()
+    };
     Ok(())
 }

@@ -47,6 +47,13 @@ pub async fn dial(host: &str, port: u16) -> Result<(BoxIo, SocketAddr), DialErro
     if addresses.is_empty() {
         return Err(unknown("the name has none".to_owned()));
     }
+    first_that_answers(host, addresses).await
+}
+
+async fn first_that_answers(
+    host: &str,
+    addresses: Vec<SocketAddr>,
+) -> Result<(BoxIo, SocketAddr), DialError> {
     let mut tried = Vec::new();
     for address in addresses {
         match connect(address).await {
@@ -64,4 +71,31 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     // Commands are small and waited for.
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_tried_is_told() {
+        // A port that was free a moment ago.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let said = dial("localhost", port).await.map(|_| ()).unwrap_err().to_string();
+        assert!(said.contains(&format!("127.0.0.1:{port}: Connection refused")), "{said}");
+        let said = dial("", port).await.map(|_| ()).unwrap_err().to_string();
+        assert!(said.starts_with("cannot find the address of "), "{said}");
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried() {
+        let here = |host: &str| std::net::TcpListener::bind((host, 0)).unwrap();
+        let (closed, open) = (here("127.0.0.1"), here("127.0.0.2"));
+        let addresses = vec![closed.local_addr().unwrap(), open.local_addr().unwrap()];
+        drop(closed);
+        let (_, peer) = first_that_answers("two.example", addresses.clone()).await.unwrap();
+        assert_eq!(peer, addresses[1]);
+    }
 }
