@@ -4,10 +4,23 @@
 
 mod common;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use common::{House, MAILBOX, MESSAGE, Plan, fault};
+use smtp_uplift::{
+    config,
+    sandbox::Sandbox,
+    smarthost::{
+        Target,
+        pool::{Lifetime, Pool},
+    },
+    telemetry::metrics::Metrics,
+};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 #[tokio::test]
 async fn a_connection_is_kept_between_messages() {
@@ -99,4 +112,38 @@ async fn a_connection_that_comes_too_late_is_kept_for_the_next_one() {
         2,
         "none was thrown away"
     );
+}
+
+#[tokio::test]
+async fn a_connection_that_is_idle_or_old_is_not_lent_again() {
+    let day = Duration::from_secs(86_400);
+    let short = Duration::from_millis(20);
+    for (lifetime, connections) in [
+        (Lifetime { idle: day, age: day }, 1),
+        (Lifetime { idle: short, age: day }, 2),
+        (Lifetime { idle: day, age: short }, 2),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = Plan::default();
+        let sandbox =
+            Sandbox::start(([127, 0, 0, 1], 0).into(), plan.scenario.clone()).await.unwrap();
+        let port = sandbox.address().port();
+        let text = common::configuration(&plan, port, sandbox.certificate(), folder.path());
+        let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
+        let target = Target::new(&config).unwrap();
+        let pool = Pool::new(target, 3, lifetime, Metrics::new("none"), TaskTracker::new());
+        let lease = pool.lease(day).await.unwrap();
+        let born = tokio::time::Instant::now();
+        lease.park();
+        while born.elapsed() <= short {
+            tokio::time::sleep(short).await;
+        }
+        pool.lease(day).await.unwrap().park();
+        assert_eq!(
+            sandbox.counts().connections.load(Ordering::SeqCst),
+            connections,
+            "{lifetime:?}"
+        );
+        pool.stop();
+    }
 }

@@ -12,7 +12,10 @@ use crate::{
     config::{Config, Listener as ListenerConfig},
     policy::ListenerTls,
     relay::{Door, Relay},
-    smarthost::{Target, pool::Pool},
+    smarthost::{
+        Target,
+        pool::{Lifetime, Pool},
+    },
     telemetry::metrics::Metrics,
     transport::{
         certificate::{CertificateError, Identity},
@@ -116,8 +119,13 @@ impl Service {
                 Some(bound)
             }
         };
-        let pool =
-            Pool::new(target, config.mailbox.max_connections, metrics.clone(), background.clone());
+        let pool = Pool::new(
+            target,
+            config.mailbox.max_connections,
+            Lifetime::default(),
+            metrics.clone(),
+            background.clone(),
+        );
         let sessions = Sessions {
             seats: Arc::new(Seats::new(config.limits.sessions, config.limits.sessions_per_device)),
             tracker: TaskTracker::new(),

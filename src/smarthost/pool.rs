@@ -40,11 +40,6 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// A shelved connection is closed after this long: Exchange Online closes idle ones itself.
-const MAX_IDLE: Duration = Duration::from_secs(60);
-/// A connection is not lent any more at this age. By age, never by count: a count draws all traffic to the
-/// slowest server.
-const MAX_AGE: Duration = Duration::from_secs(600);
 /// How often the shelf is looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long a refused login is not repeated.
@@ -52,9 +47,25 @@ const LOGIN_PAUSE: Duration = Duration::from_secs(60);
 /// How long the smarthost may still count a connection that failed on our side.
 const COUNTED: Duration = Duration::from_secs(1);
 
+/// How long connections are kept. By age, never by count: a count draws all traffic to the slowest server.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetime {
+    /// A shelved connection is closed after this long: Exchange Online closes idle ones itself.
+    pub idle: Duration,
+    /// A connection is not lent any more at this age.
+    pub age: Duration,
+}
+
+impl Default for Lifetime {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(60), age: Duration::from_secs(600) }
+    }
+}
+
 /// The connections of one mailbox.
 pub struct Pool {
     target: Target,
+    lifetime: Lifetime,
     metrics: Metrics,
     tracker: TaskTracker,
     stopping: CancellationToken,
@@ -123,11 +134,13 @@ impl Pool {
     pub fn new(
         target: Target,
         max_connections: usize,
+        lifetime: Lifetime,
         metrics: Metrics,
         tracker: TaskTracker,
     ) -> Arc<Self> {
         let pool = Arc::new(Self {
             target,
+            lifetime,
             metrics,
             tracker,
             stopping: CancellationToken::new(),
@@ -302,7 +315,8 @@ impl Pool {
         loop {
             let mut shelved = self.shelf().pop()?;
             let connection = &mut shelved.lent.connection;
-            let stale = shelved.since.elapsed() > MAX_IDLE || connection.age() > MAX_AGE;
+            let stale = shelved.since.elapsed() > self.lifetime.idle
+                || connection.age() > self.lifetime.age;
             let news = connection.has_news();
             if !stale && !news {
                 return Some(shelved.lent);
@@ -312,7 +326,7 @@ impl Pool {
     }
 
     fn shelve(self: &Arc<Self>, lent: Lent) {
-        let spent = !lent.connection.is_usable() || lent.connection.age() > MAX_AGE;
+        let spent = !lent.connection.is_usable() || lent.connection.age() > self.lifetime.age;
         if spent || self.stopping.is_cancelled() {
             return self.close(lent, true);
         }
@@ -324,8 +338,10 @@ impl Pool {
     /// Closes what nobody has asked for in a while: the mailbox's connections are few.
     async fn sweep(self: Arc<Self>) {
         while self.stopping.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
-            let idle: Vec<Shelved> =
-                self.shelf().extract_if(.., |shelved| shelved.since.elapsed() > MAX_IDLE).collect();
+            let idle: Vec<Shelved> = self
+                .shelf()
+                .extract_if(.., |shelved| shelved.since.elapsed() > self.lifetime.idle)
+                .collect();
             for shelved in idle {
                 self.close(shelved.lent, true);
             }
