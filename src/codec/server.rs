@@ -168,6 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_dropped_after_a_fault_is_seen_all_the_same() {
+        let mut codec = ServerCodec::new();
+        codec.start_data(LineEndings::Strict);
+        let mut src = BytesMut::from(&b"a\nb"[..]);
+        assert_eq!(items(&mut codec, &mut src).len(), 2, "data, then the fault");
+        let before = codec.data_seen();
+        src.extend_from_slice(&[b'x'; 1_000]);
+        assert_eq!(items(&mut codec, &mut src), []);
+        assert_eq!((codec.data_seen() - before, codec.data_size()), (1_000, 1));
+    }
+
+    #[test]
     fn a_socket_read_is_one_chunk_of_the_same_memory() {
         let mut codec = ServerCodec::new();
         codec.start_data(LineEndings::Normalise);

@@ -311,10 +311,10 @@ impl Driver {
             }
         };
         loop {
-            let began = Instant::now();
+            let (began, seen) = (Instant::now(), self.framed.codec().data_seen());
             let item = self.next(pace::SILENCE).await;
-            let octets =
-                if let Ok(ServerItem::Data(chunk)) = &item { chunk.len() as u64 } else { 0 };
+            // After a fault octets come without items: they are progress all the same.
+            let octets = self.framed.codec().data_seen().saturating_sub(seen);
             pace.waited(began.elapsed(), octets);
             match item {
                 Ok(ServerItem::Data(chunk)) => {
