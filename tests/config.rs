@@ -135,6 +135,7 @@ fn defaults_are_those_of_the_interface() {
             port: 587,
             tls: SmarthostTls::StartTls,
             tls_min: TlsMin::V1_2,
+            tls_backend: TlsBackend::Rustls,
             ca_file: None,
             lease_wait: seconds(5)
         }
@@ -224,7 +225,7 @@ host = "127.0.0.1"
 port = 25
 tls = "none"
 tls_min = "1.3"
-tls_backend = "rustls"
+tls_backend = "native"
 ca_file = "ca.pem"
 lease_wait = "2s"
 

@@ -175,6 +175,8 @@ pub struct Smarthost {
     pub tls: SmarthostTls,
     /// The oldest TLS that we take.
     pub tls_min: TlsMin,
+    /// Whose TLS library is used.
+    pub tls_backend: TlsBackend,
     /// PEM roots that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
     /// How long a transaction waits for a connection: dialling, TLS and login included.
@@ -201,6 +203,16 @@ pub enum TlsMin {
     V1_2,
     /// TLS 1.3.
     V1_3,
+}
+
+/// Whose TLS library is used towards the smarthost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsBackend {
+    /// rustls.
+    #[default]
+    Rustls,
+    /// The platform's, by native-tls: for servers with nothing but RSA key exchange or CBC ciphers.
+    Native,
 }
 
 /// The account that we submit with.

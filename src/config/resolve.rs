@@ -15,7 +15,7 @@ use bytesize::ByteSize;
 
 use super::{
     CertificateFiles, Config, Delivery, Limits, Log, LogFormat, ReceivedDetail, Smarthost,
-    SmarthostTls, TlsMin,
+    SmarthostTls, TlsBackend, TlsMin,
     raw::{Complaint, LATER, Table},
     secrets::open_mode,
     value,
@@ -176,7 +176,10 @@ fn smarthost(mut table: Table<'_>) -> Smarthost {
             ("1", Err(TOO_OLD)),
         ],
     );
-    table.word("tls_backend", &[("rustls", Ok(())), ("native", Err(LATER))]);
+    let tls_backend = table.word(
+        "tls_backend",
+        &[("rustls", Ok(TlsBackend::Rustls)), ("native", Ok(TlsBackend::Native))],
+    );
     let ca_file = table.file("ca_file", "extra-roots.pem");
     let lease_wait =
         table.duration("lease_wait", Duration::from_secs(5), TICK..=Duration::from_secs(600));
@@ -186,6 +189,7 @@ fn smarthost(mut table: Table<'_>) -> Smarthost {
         port,
         tls: tls.unwrap_or_default(),
         tls_min: tls_min.unwrap_or_default(),
+        tls_backend: tls_backend.unwrap_or_default(),
         ca_file,
         lease_wait,
     }

@@ -16,10 +16,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use openssl::ssl::SslVersion;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::scenario::{Scenario, Script};
+use self::scenario::{Scenario, Script, Tls};
 use crate::{
     policy::TlsProfile,
     transport::{
@@ -111,10 +112,10 @@ impl Sandbox {
         let socket =
             Listener::bind(address).await.map_err(|error| SandboxError::Bind(address, error))?;
         let certificate = identity.certificate.to_pem().map_err(CertificateError::Make)?;
+        let tls = server_tls(scenario.tls, identity)?;
         let server = Arc::new(Server {
             script: Script::new(scenario),
-            // Exchange Online takes TLS 1.2 and newer.
-            tls: ServerTls::new(TlsProfile::Modern, identity)?,
+            tls,
             counts: Counts::default(),
             kept: Mutex::default(),
             news: Notify::new(),
@@ -168,6 +169,18 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.server.stop.cancel();
+    }
+}
+
+fn server_tls(tls: Tls, identity: &Identity) -> Result<ServerTls, ServerTlsError> {
+    match tls {
+        Tls::ExchangeOnline => ServerTls::new(TlsProfile::Modern, identity),
+        Tls::OnPremises => {
+            ServerTls::outdated(SslVersion::TLS1_2, "AES128-SHA256:AES256-SHA:AES128-SHA", identity)
+        }
+        Tls::TooOld => {
+            ServerTls::outdated(SslVersion::TLS1_1, "AES256-SHA:AES128-SHA:@SECLEVEL=0", identity)
+        }
     }
 }
 

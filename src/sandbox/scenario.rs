@@ -33,6 +33,8 @@ pub struct Scenario {
     pub token: Option<String>,
     /// Whether TLS begins with the first octet; Exchange Online does not do that, others do.
     pub implicit: bool,
+    /// What TLS it speaks.
+    pub tls: Tls,
     /// Whether STARTTLS is offered; a middlebox may have removed it.
     pub starttls: bool,
     /// The mechanisms that are offered.
@@ -46,6 +48,19 @@ pub struct Scenario {
     /// What goes wrong.
     #[serde(rename = "fault")]
     pub faults: Vec<Fault>,
+}
+
+/// What TLS the stand-in speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tls {
+    /// As Exchange Online: TLS 1.2 and 1.3 with ECDHE and AEAD.
+    #[default]
+    ExchangeOnline,
+    /// As an old Exchange in the cellar: TLS 1.2 with RSA key exchange and CBC ciphers only.
+    OnPremises,
+    /// TLS 1.1 at most.
+    TooOld,
 }
 
 /// Something that goes wrong at a stage.
@@ -116,6 +131,7 @@ impl Default for Scenario {
             password: None,
             token: None,
             implicit: false,
+            tls: Tls::default(),
             starttls: true,
             auth: vec!["LOGIN".to_owned(), "XOAUTH2".to_owned()],
             hide: Vec::new(),

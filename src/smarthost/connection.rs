@@ -23,6 +23,7 @@ use crate::{
     },
     telemetry::metrics::Metrics,
     transport::{
+        client_tls::{ClientTls, HandshakeError},
         dial::{self, DialError},
         stream::{BoxIo, TlsInfo},
     },
@@ -63,7 +64,7 @@ pub enum OpenError {
     Dial(#[from] DialError),
     /// The TLS handshake failed.
     #[error("the TLS handshake with the smarthost failed: {0}")]
-    Tls(String),
+    Tls(HandshakeError),
     /// The smarthost said no, or does not offer what is needed.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -326,14 +327,11 @@ impl Connection {
     }
 }
 
-async fn handshake(
-    client: &crate::transport::client_tls::ClientTls,
-    io: BoxIo,
-) -> Result<(BoxIo, TlsInfo), OpenError> {
+async fn handshake(client: &ClientTls, io: BoxIo) -> Result<(BoxIo, TlsInfo), OpenError> {
     match timeout(HANDSHAKE, client.connect(io)).await {
         Ok(Ok(secured)) => Ok(secured),
-        Ok(Err(error)) => Err(OpenError::Tls(error.to_string())),
-        Err(_) => Err(OpenError::Tls(format!("no answer within {} s", HANDSHAKE.as_secs()))),
+        Ok(Err(error)) => Err(OpenError::Tls(error)),
+        Err(_) => Err(OpenError::Tls(HandshakeError::timed_out(HANDSHAKE))),
     }
 }
 

@@ -1,27 +1,27 @@
-//! TLS with the smarthost: rustls with aws-lc-rs, TLS 1.2 or newer, the name always checked.
+//! TLS with the smarthost, TLS 1.2 or newer, the name always checked. rustls does it unless the configuration
+//! asks for the platform's library, which still knows what old servers on premises need.
+
+mod by_native;
+mod by_rustls;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion,
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
 use thiserror::Error;
-use tokio_rustls::TlsConnector;
 
 use super::stream::{BoxIo, TlsInfo};
-use crate::config::{Smarthost, TlsMin};
+use crate::config::{Smarthost, TlsBackend};
 
 /// The relay's side of TLS with the smarthost.
 #[derive(Clone)]
-pub struct ClientTls {
-    connector: TlsConnector,
-    name: ServerName<'static>,
+pub struct ClientTls(Backend);
+
+#[derive(Clone)]
+enum Backend {
+    Rustls(by_rustls::Connector),
+    Native(by_native::Connector),
 }
 
 /// Why there are no TLS settings for the smarthost.
@@ -38,73 +38,92 @@ pub enum ClientTlsError {
     /// The smarthost's name is neither a name nor an address.
     #[error("{0:?} is not a host name")]
     Name(String),
-    /// rustls does not take the settings.
-    #[error("rustls does not take the settings: {0}")]
+    /// The library does not take the settings.
+    #[error("the TLS library does not take the settings: {0}")]
     Settings(String),
+}
+
+/// A handshake that failed.
+#[derive(Debug, Error)]
+#[error("{reason}{}", remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default())]
+pub struct HandshakeError {
+    /// What went wrong.
+    pub reason: String,
+    /// What the operator can do about it, where that is known.
+    pub remedy: Option<&'static str>,
 }
 
 impl ClientTls {
     /// Settings for a smarthost.
     pub fn new(smarthost: &Smarthost) -> Result<Self, ClientTlsError> {
-        let name = ServerName::try_from(smarthost.host.clone())
-            .map_err(|_| ClientTlsError::Name(smarthost.host.clone()))?;
-        // Named at each use: a process-wide default would be somebody else's to change.
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let extra = smarthost.ca_file.as_deref().map(read_roots).transpose()?.unwrap_or_default();
-        let versions: &[&SupportedProtocolVersion] = match smarthost.tls_min {
-            TlsMin::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-            TlsMin::V1_3 => &[&rustls::version::TLS13],
-        };
-        let settings = |error: &dyn std::fmt::Display| ClientTlsError::Settings(error.to_string());
-        let config = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(versions)
-            .map_err(|error| settings(&error))?
-            .dangerous()
-            .with_custom_certificate_verifier(
-                verifier(extra, provider).map_err(|error| settings(&error))?,
-            )
-            .with_no_client_auth();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+        Ok(Self(match smarthost.tls_backend {
+            TlsBackend::Rustls => Backend::Rustls(by_rustls::Connector::new(smarthost)?),
+            TlsBackend::Native => Backend::Native(by_native::Connector::new(smarthost)?),
+        }))
     }
 
     /// Shakes hands with the smarthost.
-    pub async fn connect(&self, io: BoxIo) -> std::io::Result<(BoxIo, TlsInfo)> {
-        let stream = self.connector.connect(self.name.clone(), io).await?;
-        let (_, session) = stream.get_ref();
-        let version = match session.protocol_version() {
-            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            _ => "TLSv1.2",
-        };
-        let suite = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
-        let info = TlsInfo { version, cipher: suite.unwrap_or_else(|| "none".to_owned()) };
-        Ok((Box::new(stream), info))
-    }
-}
-
-/// The system's roots and `extra`; where the system has none, Mozilla's.
-fn verifier(
-    extra: Vec<CertificateDer<'static>>,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, Box<dyn std::error::Error>> {
-    match rustls_platform_verifier::Verifier::new_with_extra_roots(extra.clone(), provider.clone())
-    {
-        Ok(platform) => Ok(Arc::new(platform)),
-        Err(error) => {
-            tracing::warn!(%error, "no certificate roots on this system: Mozilla's, built in, are used");
-            let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            roots.add_parsable_certificates(extra);
-            Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
+    pub async fn connect(&self, io: BoxIo) -> Result<(BoxIo, TlsInfo), HandshakeError> {
+        match &self.0 {
+            Backend::Rustls(connector) => connector.connect(io).await,
+            Backend::Native(connector) => connector.connect(io).await,
         }
     }
 }
 
-fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientTlsError> {
-    let failed = |reason: String| ClientTlsError::Roots { path: path.to_owned(), reason };
-    let roots = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| failed(error.to_string()))?;
-    if roots.is_empty() {
-        return Err(failed("no certificate in PEM form".to_owned()));
+impl HandshakeError {
+    /// No answer.
+    pub fn timed_out(after: std::time::Duration) -> Self {
+        Self::new(
+            format!("no answer within {} s", after.as_secs()),
+            "check tls and port in [smarthost]: implicit and starttls do not understand each other",
+        )
     }
-    Ok(roots)
+
+    fn new(reason: impl Into<String>, remedy: &'static str) -> Self {
+        Self { reason: reason.into(), remedy: Some(remedy) }
+    }
+
+    fn plain(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), remedy: None }
+    }
+
+    fn unknown_issuer() -> Self {
+        Self::new(
+            "its certificate was issued by nobody that this machine trusts",
+            "for a server of your own name its CA in ca_file; else a box on the way opens the connection: \
+             take this machine out of its TLS inspection",
+        )
+    }
+
+    fn other_name(host: &str) -> Self {
+        Self::new(
+            format!("its certificate is not for the name {host}"),
+            "write the name that the certificate has as host in [smarthost]",
+        )
+    }
+
+    fn out_of_time() -> Self {
+        Self::new(
+            "its certificate is not valid now",
+            "check this machine's clock, else the server's certificate has to be renewed",
+        )
+    }
+
+    fn too_old() -> Self {
+        Self::new(
+            "the server does not take a TLS version as new as tls_min asks for",
+            "TLS 1.2 is the oldest that the relay takes: the server has to be updated, or tls_min lowered to 1.2",
+        )
+    }
+}
+
+/// The certificates of `ca_file`, in PEM form.
+fn extra_roots(smarthost: &Smarthost) -> Result<Option<(&Path, Vec<u8>)>, ClientTlsError> {
+    let Some(path) = smarthost.ca_file.as_deref() else { return Ok(None) };
+    Ok(Some((path, fs::read(path).map_err(|cause| bad_roots(path, cause))?)))
+}
+
+fn bad_roots(path: &Path, reason: impl ToString) -> ClientTlsError {
+    ClientTlsError::Roots { path: path.to_owned(), reason: reason.to_string() }
 }

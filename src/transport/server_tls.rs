@@ -56,7 +56,17 @@ const PROMISES: [(TlsProfile, SslVersion, &str); 16] = [
 #[derive(Clone)]
 pub struct ServerTls {
     context: SslContext,
+    /// What it promises.
     profile: TlsProfile,
+}
+
+/// What a server takes.
+struct Settings {
+    oldest: SslVersion,
+    newest: SslVersion,
+    ciphers: &'static str,
+    /// As OpenSSL counts them; `None` is the library's own.
+    security_level: Option<u32>,
 }
 
 /// Why a listener cannot keep its promise.
@@ -121,8 +131,22 @@ impl ServerTls {
     /// Settings for a profile.
     pub fn new(profile: TlsProfile, identity: &Identity) -> Result<Self, ServerTlsError> {
         load_legacy_provider();
-        let context =
-            context(profile, identity).map_err(|error| ServerTlsError::Settings(profile, error))?;
+        let context = context(&Settings::of(profile), identity)
+            .map_err(|error| ServerTlsError::Settings(profile, error))?;
+        Ok(Self { context, profile })
+    }
+
+    /// A server that time has passed by, to rehearse against: from TLS 1.0 to `newest` with `ciphers` only. It
+    /// promises nothing.
+    pub fn outdated(
+        newest: SslVersion,
+        ciphers: &'static str,
+        identity: &Identity,
+    ) -> Result<Self, ServerTlsError> {
+        let (profile, oldest) = (TlsProfile::Legacy, SslVersion::TLS1);
+        let settings = Settings { oldest, newest, ciphers, security_level: Some(0) };
+        let context = context(&settings, identity)
+            .map_err(|error| ServerTlsError::Settings(profile, error))?;
         Ok(Self { context, profile })
     }
 
@@ -186,21 +210,27 @@ pub(super) fn info(ssl: &SslRef) -> TlsInfo {
     }
 }
 
-fn context(profile: TlsProfile, identity: &Identity) -> Result<SslContext, ErrorStack> {
-    let (ciphers, floor) = match profile {
-        TlsProfile::Modern => (MODERN, SslVersion::TLS1_2),
-        TlsProfile::Legacy => (LEGACY, SslVersion::TLS1),
-        TlsProfile::Ancient => (ANCIENT, SslVersion::SSL3),
-    };
+impl Settings {
+    fn of(profile: TlsProfile) -> Self {
+        let (ciphers, oldest, security_level) = match profile {
+            TlsProfile::Modern => (MODERN, SslVersion::TLS1_2, None),
+            TlsProfile::Legacy => (LEGACY, SslVersion::TLS1, Some(0)),
+            TlsProfile::Ancient => (ANCIENT, SslVersion::SSL3, Some(0)),
+        };
+        Self { oldest, newest: SslVersion::TLS1_3, ciphers, security_level }
+    }
+}
+
+fn context(settings: &Settings, identity: &Identity) -> Result<SslContext, ErrorStack> {
     let mut builder = SslContext::builder(SslMethod::tls_server())?;
-    if profile > TlsProfile::Modern {
-        builder.set_security_level(0);
+    if let Some(level) = settings.security_level {
+        builder.set_security_level(level);
     }
     // OpenSSL forbids SSLv3 by default, whatever the floor is.
     builder.clear_options(SslOptions::NO_SSLV3);
-    builder.set_min_proto_version(Some(floor))?;
-    builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
-    builder.set_cipher_list(ciphers)?;
+    builder.set_min_proto_version(Some(settings.oldest))?;
+    builder.set_max_proto_version(Some(settings.newest))?;
+    builder.set_cipher_list(settings.ciphers)?;
     builder.set_options(
         SslOptions::CIPHER_SERVER_PREFERENCE
             | SslOptions::NO_RENEGOTIATION

@@ -106,7 +106,7 @@ fn what_this_version_does_not_do_is_refused_with_the_value_to_write() {
         ("limits.messages_per_device = \"10/h\"", "", "", "", "limits.messages_per_device", later, "\"0/h\""),
         ("limits.recipients_per_device = \"10/d\"", "", "", "", "limits.recipients_per_device", later, "\"0/d\""),
         ("limits.recipients_per_device = \"0\"", "", "", "", "limits.recipients_per_device", "is not a count", "\"0/d\""),
-        ("smarthost.tls_backend = \"native\"", "", "", "", "smarthost.tls_backend", later, "\"rustls\""),
+        ("smarthost.tls_backend = \"openssl\"", "", "", "", "smarthost.tls_backend", "is not one of rustls, native", "\"native\""),
         ("smarthost.tls = \"none\"", "", "", "", "smarthost.tls", "for loopback addresses only", "\"starttls\""),
         ("smarthost.tls_min = \"1.1\"", "", "", "", "smarthost.tls_min", "nothing older than TLS 1.2", "\"1.2\""),
         ("smarthost.tls_min = 1.2", "", "", "", "smarthost.tls_min", "expected a string, found a number with a point", "\"1.2\""),

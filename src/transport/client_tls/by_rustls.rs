@@ -1,0 +1,143 @@
+//! rustls with aws-lc-rs.
+
+use std::{io, sync::Arc};
+
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, PeerIncompatible, RootCertStore,
+    SupportedProtocolVersion,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{ClientTlsError, HandshakeError, bad_roots, extra_roots};
+use crate::{
+    config::{Smarthost, TlsMin},
+    transport::stream::{BoxIo, TlsInfo},
+};
+
+/// What the other library can do and rustls will not.
+const TRY_NATIVE: &str = "write tls_backend = \"native\" in [smarthost]: it also knows RSA key exchange and CBC ciphers, \
+                          which old servers need";
+
+#[derive(Clone)]
+pub(super) struct Connector {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+    host: String,
+}
+
+impl Connector {
+    pub(super) fn new(smarthost: &Smarthost) -> Result<Self, ClientTlsError> {
+        let host = smarthost.host.clone();
+        let name =
+            ServerName::try_from(host.clone()).map_err(|_| ClientTlsError::Name(host.clone()))?;
+        // Named at each use: a process-wide default would be somebody else's to change.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let versions: &[&SupportedProtocolVersion] = match smarthost.tls_min {
+            TlsMin::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            TlsMin::V1_3 => &[&rustls::version::TLS13],
+        };
+        let settings = |error: &dyn std::fmt::Display| ClientTlsError::Settings(error.to_string());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
+            .map_err(|error| settings(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(
+                verifier(roots(smarthost)?, provider).map_err(|error| settings(&error))?,
+            )
+            .with_no_client_auth();
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, host })
+    }
+
+    pub(super) async fn connect(&self, io: BoxIo) -> Result<(BoxIo, TlsInfo), HandshakeError> {
+        let stream = self
+            .connector
+            .connect(self.name.clone(), io)
+            .await
+            .map_err(|error| explain(&error, &self.host))?;
+        let (_, session) = stream.get_ref();
+        let version = match session.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "TLSv1.2",
+        };
+        let suite = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
+        let info = TlsInfo { version, cipher: suite.unwrap_or_else(|| "none".to_owned()) };
+        Ok((Box::new(stream), info))
+    }
+}
+
+/// The system's roots and `extra`; where the system has none, Mozilla's.
+fn verifier(
+    extra: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, Box<dyn std::error::Error>> {
+    match rustls_platform_verifier::Verifier::new_with_extra_roots(extra.clone(), provider.clone())
+    {
+        Ok(platform) => Ok(Arc::new(platform)),
+        Err(error) => {
+            tracing::warn!(%error, "no certificate roots on this system: Mozilla's, built in, are used");
+            let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+            roots.add_parsable_certificates(extra);
+            Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
+        }
+    }
+}
+
+fn roots(smarthost: &Smarthost) -> Result<Vec<CertificateDer<'static>>, ClientTlsError> {
+    let Some((path, pem)) = extra_roots(smarthost)? else { return Ok(Vec::new()) };
+    let roots = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| bad_roots(path, error))?;
+    if roots.is_empty() {
+        return Err(bad_roots(path, "no certificate in PEM form"));
+    }
+    Ok(roots)
+}
+
+/// What a failure means to an operator.
+fn explain(error: &io::Error, host: &str) -> HandshakeError {
+    let Some(tls) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
+        // Windows servers reset the connection where others send an alert.
+        return HandshakeError::new(
+            format!("the server ended it ({error}), as old ones do that share no cipher with us"),
+            TRY_NATIVE,
+        );
+    };
+    match tls {
+        Error::AlertReceived(
+            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity,
+        )
+        | Error::PeerIncompatible(
+            PeerIncompatible::NoCipherSuitesInCommon | PeerIncompatible::NoKxGroupsInCommon,
+        ) => HandshakeError::new(
+            format!("the server shares no key exchange and cipher with rustls ({tls})"),
+            TRY_NATIVE,
+        ),
+        Error::AlertReceived(AlertDescription::ProtocolVersion)
+        | Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => HandshakeError::too_old(),
+        Error::InvalidCertificate(certificate) => match certificate {
+            // A bad signature is what an issuer of the same name with another key looks like.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                HandshakeError::unknown_issuer()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                HandshakeError::other_name(host)
+            }
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => HandshakeError::out_of_time(),
+            _ => HandshakeError::plain(tls.to_string()),
+        },
+        Error::InvalidMessage(_) => HandshakeError::new(
+            format!("what the server says is not TLS ({tls})"),
+            "check tls and port in [smarthost]: 587 takes starttls, 465 takes implicit",
+        ),
+        _ => HandshakeError::plain(tls.to_string()),
+    }
+}
