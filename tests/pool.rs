@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    fs,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -12,13 +13,15 @@ use std::{
 use common::{House, MAILBOX, MESSAGE, Plan, fault};
 use smtp_uplift::{
     config,
-    sandbox::Sandbox,
+    sandbox::{Sandbox, scenario::Scenario},
     smarthost::{
         Target,
         pool::{Lifetime, Pool},
     },
     telemetry::metrics::Metrics,
+    transport::certificate::Identity,
 };
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -123,15 +126,7 @@ async fn a_connection_that_is_idle_or_old_is_not_lent_again() {
         (Lifetime { idle: short, age: day }, 2),
         (Lifetime { idle: day, age: short }, 2),
     ] {
-        let folder = tempfile::tempdir().unwrap();
-        let plan = Plan::default();
-        let sandbox =
-            Sandbox::start(([127, 0, 0, 1], 0).into(), plan.scenario.clone()).await.unwrap();
-        let port = sandbox.address().port();
-        let text = common::configuration(&plan, port, sandbox.certificate(), folder.path());
-        let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
-        let target = Target::new(&config).unwrap();
-        let pool = Pool::new(target, 3, lifetime, Metrics::new("none"), TaskTracker::new());
+        let (sandbox, pool, _folder) = pool(Scenario::default(), lifetime).await;
         let lease = pool.lease(day).await.unwrap();
         let born = tokio::time::Instant::now();
         lease.park();
@@ -146,4 +141,63 @@ async fn a_connection_that_is_idle_or_old_is_not_lent_again() {
         );
         pool.stop();
     }
+}
+
+/// A pool alone, before a smarthost that takes any password or the scenario's.
+async fn pool(scenario: Scenario, lifetime: Lifetime) -> (Sandbox, Arc<Pool>, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::start(([127, 0, 0, 1], 0).into(), scenario).await.unwrap();
+    let port = sandbox.address().port();
+    let text = common::configuration(&Plan::default(), port, sandbox.certificate(), folder.path());
+    let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
+    let target = Target::new(&config).unwrap();
+    (sandbox, Pool::new(target, 3, lifetime, Metrics::new("none"), TaskTracker::new()), folder)
+}
+
+#[tokio::test]
+async fn a_new_password_ends_the_pause_after_a_refused_login() {
+    let scenario = Scenario { password: Some("the new one".into()), ..Scenario::default() };
+    let house = House::build(Plan { scenario, ..Plan::default() }).await;
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("451 "));
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("451 "));
+    let refused = &house.sandbox.counts().refused_logins;
+    assert_eq!(refused.load(Ordering::SeqCst), 1, "a wrong password is presented once");
+    fs::write(house.folder.path().join("password"), "the new one\n").unwrap();
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("250 "));
+    assert_eq!(refused.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn connections_with_a_former_password_are_not_lent_again() {
+    let idle = Duration::from_secs(6);
+    let lifetime = Lifetime { idle, age: idle };
+    let (sandbox, pool, folder) = pool(Scenario::default(), lifetime).await;
+    let (one, two) = (pool.lease(idle).await.unwrap(), pool.lease(idle).await.unwrap());
+    one.park();
+    let began = tokio::time::Instant::now();
+    fs::write(folder.path().join("password"), "the new one").unwrap();
+    while sandbox.counts().open.load(Ordering::SeqCst) > 1 {
+        assert!(began.elapsed() < idle / 2, "a shelved one lies there still");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    two.park();
+    pool.lease(idle).await.unwrap().park();
+    assert_eq!(sandbox.counts().connections.load(Ordering::SeqCst), 3, "the lent one was kept");
+}
+
+#[tokio::test]
+async fn a_ca_file_is_read_again_when_it_has_changed() {
+    let lifetime = Lifetime::default();
+    let (sandbox, pool, folder) = pool(Scenario::default(), lifetime).await;
+    let good = fs::read(folder.path().join("sandbox.crt")).unwrap();
+    let other = Identity::make(&["other.example"]).unwrap().certificate.to_pem().unwrap();
+    let wait = Duration::from_secs(10);
+    let one = pool.lease(wait).await.unwrap();
+    for (roots, trusted) in [(&other[..], false), (b"half a file", false), (&good[..], true)] {
+        fs::write(folder.path().join("sandbox.crt"), roots).unwrap();
+        let lease = pool.lease(wait).await;
+        assert_eq!(lease.is_ok(), trusted, "{:?}", lease.map(|_| ()));
+    }
+    drop(one);
+    assert!(sandbox.counts().logins.load(Ordering::SeqCst) == 2);
 }

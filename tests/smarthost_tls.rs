@@ -42,7 +42,8 @@ async fn connect(port: u16, certificate: Option<&[u8]>, lines: &str) -> Result<S
     );
     let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
     let target = Target::new(&config).unwrap();
-    match Connection::open(&target, &Metrics::new("test")).await {
+    let (login, _) = target.login().unwrap();
+    match Connection::open(&target, login, &Metrics::new("test")).await {
         Ok(connection) => Ok(connection.tls().unwrap().to_string()),
         Err(error) => Err(error.to_string()),
     }

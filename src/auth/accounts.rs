@@ -8,7 +8,7 @@ use std::{
 use argon2::{Argon2, PasswordHash, PasswordVerifier as _};
 use thiserror::Error;
 
-use crate::proto::sasl::Credentials;
+use crate::{config::unreadable, proto::sasl::Credentials};
 
 /// Verified where the name is unknown, so that the time taken does not tell.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZSBzYWx0IGhlcmU$\
@@ -29,7 +29,7 @@ pub enum Accounts {
 #[derive(Debug, Error)]
 pub enum AccountsError {
     /// It cannot be read.
-    #[error("users_file {}: {cause}", path.display())]
+    #[error("users_file {}: {}", path.display(), unreadable(path, cause))]
     File {
         /// The file.
         path: PathBuf,

@@ -9,6 +9,7 @@
 //! `raw` reads the spanned TOML tree, `value` turns one value into a typed one, `resolve` knows the
 //! sections, `secrets` where passwords and tokens come from.
 
+mod file;
 mod problem;
 mod raw;
 mod resolve;
@@ -27,6 +28,7 @@ use crate::{
     proto::limits::LineEndings,
 };
 
+pub use file::{Stamp, unreadable};
 pub use problem::{Problem, Problems};
 pub use secrets::{Secret, SecretError};
 
@@ -38,7 +40,7 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
             file: path.to_owned(),
             line: None,
             key: String::new(),
-            reason: format!("the configuration cannot be read: {error}"),
+            reason: format!("the configuration cannot be read: {}", unreadable(path, &error)),
             hint: Some(
                 "name another with --config; config/exchange-online.toml is one to begin with"
                     .into(),

@@ -16,8 +16,8 @@ use bytesize::ByteSize;
 use super::{
     CertificateFiles, Config, Delivery, Limits, Log, LogFormat, ReceivedDetail, Smarthost,
     SmarthostTls, TlsBackend, TlsMin,
+    file::open_mode,
     raw::{Complaint, LATER, Table},
-    secrets::open_mode,
     value,
 };
 

@@ -14,7 +14,10 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::raw::{Table, mismatch};
+use super::{
+    file::{open_mode, unreadable},
+    raw::{Table, mismatch},
+};
 
 /// Longer than any token that a tenant issues, and a stop for `/dev/zero`.
 const MAX_OCTETS: u64 = 64 * 1024;
@@ -38,7 +41,7 @@ enum Source {
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file, or the credential's file, cannot be read.
-    #[error("{} cannot be read: {cause}", path.display())]
+    #[error("{} cannot be read: {}", path.display(), unreadable(path, cause))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -194,21 +197,6 @@ fn check(table: &Table<'_>, key: &str, secret: &Secret) -> bool {
         table.warning(key, reason, format!("chmod 600 {}", path.display()));
     }
     true
-}
-
-/// The permissions of a file if they go beyond its owner in one of these bits.
-#[cfg(unix)]
-pub(super) fn open_mode(path: &Path, bits: u32) -> Option<u32> {
-    use std::os::unix::fs::PermissionsExt;
-
-    let mode = path.metadata().ok()?.permissions().mode() & 0o7777;
-    (mode & bits != 0).then_some(mode)
-}
-
-/// Elsewhere permissions are not a number.
-#[cfg(not(unix))]
-pub(super) fn open_mode(_path: &Path, _bits: u32) -> Option<u32> {
-    None
 }
 
 fn read(path: &Path) -> Result<String, SecretError> {

@@ -5,7 +5,10 @@ use std::{fmt, fs::File, net::SocketAddr, ops::RangeInclusive, path::PathBuf, ti
 use bytesize::ByteSize;
 use toml::de::DeValue;
 
-use super::raw::{Complaint, LATER, Table, mismatch, nearest};
+use super::{
+    file::unreadable,
+    raw::{Complaint, LATER, Table, mismatch, nearest},
+};
 
 impl Table<'_> {
     /// A string that is neither empty nor holds control characters.
@@ -174,7 +177,7 @@ impl Table<'_> {
         let reason = match readable {
             Ok(metadata) if metadata.is_dir() => "it is a folder".to_owned(),
             Ok(_) => return Some(path),
-            Err(error) => error.to_string(),
+            Err(error) => unreadable(&path, &error),
         };
         let hint =
             "the relay's user must be able to read it; relative paths start at this file's folder";

@@ -20,6 +20,7 @@ use crate::{
         client::{Next, Opening, Refusal, Security, Stage},
         command::Command,
         reply::{Reply, ReplyFault},
+        sasl::Login,
     },
     telemetry::metrics::Metrics,
     transport::{
@@ -125,10 +126,10 @@ impl OpenError {
 
 impl Connection {
     /// Connects and logs in.
-    pub async fn open(target: &Target, metrics: &Metrics) -> Result<Self, OpenError> {
-        let login = target.login()?;
+    pub async fn open(target: &Target, login: Login, metrics: &Metrics) -> Result<Self, OpenError> {
+        let client = target.tls();
         let (io, peer) = dial::dial(&target.smarthost.host, target.smarthost.port).await?;
-        let (io, tls, security) = match (&target.tls, target.smarthost.tls) {
+        let (io, tls, security) = match (&client, target.smarthost.tls) {
             (Some(client), SmarthostTls::Implicit) => {
                 let (io, info) = handshake(client, io).await?;
                 (io, Some(info), Security::Settled)
@@ -152,7 +153,8 @@ impl Connection {
             let reply = connection.reply(opening.stage(), OPENING_REPLY).await?;
             let mut next = opening.reply(&reply)?;
             if next == Next::Handshake {
-                connection = connection.secure(target).await?;
+                let Some(client) = &client else { return Err(Refusal::NoStartTls.into()) };
+                connection = connection.secure(client).await?;
                 next = opening.secured();
             }
             match next {
@@ -315,12 +317,11 @@ impl Connection {
         Ok(reply)
     }
 
-    async fn secure(self, target: &Target) -> Result<Self, OpenError> {
+    async fn secure(self, client: &ClientTls) -> Result<Self, OpenError> {
         let parts = self.framed.into_parts();
         if !parts.read_buf.is_empty() {
             return Err(Lost { stage: Stage::StartTls, cause: LostCause::Injected }.into());
         }
-        let Some(client) = &target.tls else { return Err(Refusal::NoStartTls.into()) };
         let (io, info) = handshake(client, parts.io).await?;
         let framed = Framed::with_capacity(io, ClientCodec::new(), BUFFER);
         Ok(Self { framed, tls: Some(info), ..self })

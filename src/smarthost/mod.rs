@@ -5,17 +5,21 @@ pub mod connection;
 pub mod pool;
 pub mod transaction;
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use secrecy::ExposeSecret as _;
 
 use crate::{
-    config::{Config, MailboxAuth, SecretError, Smarthost, SmarthostTls},
+    config::{Config, MailboxAuth, SecretError, Smarthost, SmarthostTls, Stamp},
     proto::sasl::{Credentials, Login},
     transport::client_tls::{ClientTls, ClientTlsError},
 };
-use secrecy::ExposeSecret as _;
 
-/// Where to connect, as whom, and how to speak there.
-#[derive(Clone)]
+/// Where to connect, as whom, and how to speak there. Files that it needs may change at any time: the secret
+/// is read for each login, the roots when they are no longer what they were.
 pub struct Target {
     /// Our name.
     pub hostname: String,
@@ -26,7 +30,26 @@ pub struct Target {
     /// The name that it logs in with.
     pub username: String,
     auth: MailboxAuth,
-    tls: Option<Arc<ClientTls>>,
+    tls: Option<Mutex<Tls>>,
+    hasher: RandomState,
+}
+
+/// Tells one secret from another without being one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Credential(u64);
+
+/// TLS settings, and what `ca_file` was when they were made.
+struct Tls {
+    client: Arc<ClientTls>,
+    roots: Option<Stamp>,
+}
+
+impl Tls {
+    fn new(smarthost: &Smarthost) -> Result<Self, ClientTlsError> {
+        // Stamped before it is read: what changes in between is read again.
+        let roots = smarthost.ca_file.as_deref().map(Stamp::of);
+        Ok(Self { client: Arc::new(ClientTls::new(smarthost)?), roots })
+    }
 }
 
 impl Target {
@@ -34,9 +57,7 @@ impl Target {
     pub fn new(config: &Config) -> Result<Self, ClientTlsError> {
         let tls = match config.smarthost.tls {
             SmarthostTls::None => None,
-            SmarthostTls::StartTls | SmarthostTls::Implicit => {
-                Some(Arc::new(ClientTls::new(&config.smarthost)?))
-            }
+            SmarthostTls::StartTls | SmarthostTls::Implicit => Some(Tls::new(&config.smarthost)?),
         };
         Ok(Self {
             hostname: config.hostname.clone(),
@@ -44,24 +65,47 @@ impl Target {
             mailbox: config.mailbox.address.clone(),
             username: config.mailbox.username.clone(),
             auth: config.mailbox.auth.clone(),
-            tls,
+            tls: tls.map(Mutex::new),
+            hasher: RandomState::new(),
         })
     }
 
-    /// How to log in now: a secret in a file is read anew, since it may have changed.
-    fn login(&self) -> Result<Login, SecretError> {
+    /// How to log in now, and what that secret is told by.
+    pub fn login(&self) -> Result<(Login, Credential), SecretError> {
         let (secret, token, prefer_plain) = match &self.auth {
-            MailboxAuth::None => return Ok(Login::None),
+            MailboxAuth::None => return Ok((Login::None, Credential::default())),
             MailboxAuth::XOAuth2 { token } => (token, true, false),
             MailboxAuth::Login { password } => (password, false, false),
             MailboxAuth::Plain { password } => (password, false, true),
         };
         let secret = secret.load()?.expose_secret().to_owned();
+        let credential = Credential(self.hasher.hash_one(&secret));
         let credentials = Credentials { user: self.username.clone(), secret };
-        Ok(if token {
+        let login = if token {
             Login::Token(credentials)
         } else {
             Login::Password { credentials, prefer_plain }
-        })
+        };
+        Ok((login, credential))
+    }
+
+    /// TLS with the smarthost, if it is to have any. Roots that have changed are read anew; while they cannot
+    /// be used, the former ones are.
+    fn tls(&self) -> Option<Arc<ClientTls>> {
+        let mut tls = self.tls.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let roots = self.smarthost.ca_file.as_deref().map(Stamp::of);
+        if roots != tls.roots {
+            match Tls::new(&self.smarthost) {
+                Ok(anew) => {
+                    *tls = anew;
+                    tracing::info!("ca_file has changed and was read again");
+                }
+                Err(error) => {
+                    tls.roots = roots;
+                    tracing::error!(%error, "ca_file has changed and cannot be used: the former one is");
+                }
+            }
+        }
+        Some(Arc::clone(&tls.client))
     }
 }

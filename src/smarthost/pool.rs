@@ -29,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use super::{
-    Target,
+    Credential, Target,
     connection::{Connection, OpenError},
 };
 use crate::{
@@ -40,8 +40,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// How often the shelf is looked through.
-const SWEEP: Duration = Duration::from_secs(5);
+/// How often the shelf is looked through while a connection lies there for as long as it may.
+const SWEEPS: u32 = 12;
 /// How long a refused login is not repeated.
 const LOGIN_PAUSE: Duration = Duration::from_secs(60);
 /// How long the smarthost may still count a connection that failed on our side.
@@ -95,6 +95,8 @@ pub struct Lease {
 /// What is known of the mailbox's login.
 #[derive(Default)]
 struct Logins {
+    /// The secret that this is known of.
+    credential: Credential,
     /// One has succeeded since the last refusal.
     proven: bool,
     /// When the smarthost last refused one.
@@ -104,6 +106,8 @@ struct Logins {
 /// A connection with its slot.
 struct Lent {
     connection: Box<Connection>,
+    /// What it has logged in with.
+    credential: Credential,
     slot: OwnedSemaphorePermit,
 }
 
@@ -254,8 +258,8 @@ impl Pool {
         let pool = Arc::clone(self);
         let opening = async move {
             match pool.open().await {
-                Ok(connection) => {
-                    let lent = Lent { connection: Box::new(connection), slot };
+                Ok((connection, credential)) => {
+                    let lent = Lent { connection: Box::new(connection), credential, slot };
                     if let Err(Ok(lent)) = done.send(Ok(lent)) {
                         pool.shelve(lent);
                     }
@@ -278,14 +282,17 @@ impl Pool {
     }
 
     /// Connects and logs in; one at a time while no login has succeeded, and not again right after a refusal.
-    async fn open(&self) -> Result<Connection, LeaseError> {
+    async fn open(self: &Arc<Self>) -> Result<(Connection, Credential), LeaseError> {
+        let failed = |error: OpenError| LeaseError::Open(Box::new(error));
         let _alone = if self.logins().proven { None } else { self.unproven.acquire().await.ok() };
+        let (login, credential) = self.target.login().map_err(|error| failed(error.into()))?;
+        self.notice(credential);
         if let Some(refused) =
             self.logins().refused.filter(|refused| refused.elapsed() < LOGIN_PAUSE)
         {
             return Err(LeaseError::LoginRefused(refused.elapsed()));
         }
-        let opening = Connection::open(&self.target, &self.metrics);
+        let opening = Connection::open(&self.target, login, &self.metrics);
         let Some(result) = self.stopping.run_until_cancelled(opening).await else {
             return Err(LeaseError::Stopping);
         };
@@ -293,17 +300,36 @@ impl Pool {
         match &result {
             Ok(connection) => {
                 self.learn(connection);
-                *self.logins() = Logins { proven: true, refused: None };
+                *self.logins() = Logins { credential, proven: true, refused: None };
             }
             Err(OpenError::Refused(Refusal::Reply(Stage::Auth, reply)))
                 if reply.code.is_permanent() =>
             {
-                *self.logins() = Logins { proven: false, refused: Some(Instant::now()) };
+                *self.logins() =
+                    Logins { credential, proven: false, refused: Some(Instant::now()) };
             }
             Err(_) => {}
         }
         self.metrics.upstream_connect(self.mailbox(), outcome);
-        result.map_err(|error| LeaseError::Open(Box::new(error)))
+        result.map(|connection| (connection, credential)).map_err(failed)
+    }
+
+    /// A secret that has changed is unproven, and connections with the former one are not lent again.
+    fn notice(self: &Arc<Self>, credential: Credential) {
+        let mut logins = self.logins();
+        if logins.credential == credential {
+            return;
+        }
+        let known = logins.proven || logins.refused.is_some();
+        *logins = Logins { credential, ..Logins::default() };
+        drop(logins);
+        if known {
+            tracing::info!(mailbox = self.mailbox(), "the mailbox's secret has changed");
+            let shelved = std::mem::take(&mut *self.shelf());
+            for shelved in shelved {
+                self.close(shelved.lent, true);
+            }
+        }
     }
 
     fn logins(&self) -> std::sync::MutexGuard<'_, Logins> {
@@ -326,7 +352,9 @@ impl Pool {
     }
 
     fn shelve(self: &Arc<Self>, lent: Lent) {
-        let spent = !lent.connection.is_usable() || lent.connection.age() > self.lifetime.age;
+        let spent = !lent.connection.is_usable()
+            || lent.connection.age() > self.lifetime.age
+            || lent.credential != self.logins().credential;
         if spent || self.stopping.is_cancelled() {
             return self.close(lent, true);
         }
@@ -335,9 +363,15 @@ impl Pool {
         self.shelved.notify_one();
     }
 
-    /// Closes what nobody has asked for in a while: the mailbox's connections are few.
+    /// Closes what nobody has asked for in a while, since the mailbox's connections are few, and what has
+    /// logged in with a secret that is no longer the mailbox's.
     async fn sweep(self: Arc<Self>) {
-        while self.stopping.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
+        let pause = self.lifetime.idle / SWEEPS;
+        while self.stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            // One that cannot be read just now shows at the next login.
+            if let Ok((_, credential)) = self.target.login() {
+                self.notice(credential);
+            }
             let idle: Vec<Shelved> = self
                 .shelf()
                 .extract_if(.., |shelved| shelved.since.elapsed() > self.lifetime.idle)
@@ -348,7 +382,7 @@ impl Pool {
         }
     }
 
-    fn close(self: &Arc<Self>, Lent { connection, slot }: Lent, polite: bool) {
+    fn close(self: &Arc<Self>, Lent { connection, slot, .. }: Lent, polite: bool) {
         self.tracker.spawn(async move {
             connection.close(polite).await;
             drop(slot);

@@ -22,6 +22,8 @@ use openssl::{
 };
 use thiserror::Error;
 
+use crate::config::unreadable;
+
 /// Days that a self-made certificate is good for; devices rarely check, people rarely renew.
 const DAYS: u32 = 3_650;
 
@@ -40,7 +42,7 @@ pub struct Identity {
 #[derive(Debug, Error)]
 pub enum CertificateError {
     /// A file cannot be read or written.
-    #[error("{}: {cause}", path.display())]
+    #[error("{}: {}", path.display(), unreadable(path, cause))]
     File {
         /// The file.
         path: PathBuf,

@@ -12,7 +12,7 @@ use std::{
 use thiserror::Error;
 
 use super::stream::{BoxIo, TlsInfo};
-use crate::config::{Smarthost, TlsBackend};
+use crate::config::{Smarthost, TlsBackend, unreadable};
 
 /// The relay's side of TLS with the smarthost.
 #[derive(Clone)]
@@ -121,7 +121,7 @@ impl HandshakeError {
 /// The certificates of `ca_file`, in PEM form.
 fn extra_roots(smarthost: &Smarthost) -> Result<Option<(&Path, Vec<u8>)>, ClientTlsError> {
     let Some(path) = smarthost.ca_file.as_deref() else { return Ok(None) };
-    Ok(Some((path, fs::read(path).map_err(|cause| bad_roots(path, cause))?)))
+    Ok(Some((path, fs::read(path).map_err(|cause| bad_roots(path, unreadable(path, &cause)))?)))
 }
 
 fn bad_roots(path: &Path, reason: impl ToString) -> ClientTlsError {
