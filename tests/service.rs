@@ -6,7 +6,6 @@ mod common;
 
 use std::{fs, time::Duration};
 
-use argon2::{Argon2, Params, PasswordHasher as _, password_hash::SaltString};
 use common::{House, MAILBOX, MESSAGE, Plan};
 use openssl::ssl::SslVersion;
 use smtp_uplift::{
@@ -34,11 +33,7 @@ async fn the_newest_session_above_the_limit_hears_421_and_the_others_go_on() {
 
 #[tokio::test]
 async fn devices_log_in_from_the_users_file() {
-    let hash =
-        Argon2::new(Default::default(), Default::default(), Params::new(8, 1, 1, None).unwrap())
-            .hash_password(b"geheim", &SaltString::encode_b64(b"12345678").unwrap())
-            .unwrap()
-            .to_string();
+    let hash = common::hash("geheim");
     let folder = tempfile::tempdir().unwrap();
     let users = folder.path().join("users.txt");
     fs::write(&users, format!("scan:{hash}\n")).unwrap();

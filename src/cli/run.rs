@@ -2,12 +2,15 @@
 
 use std::io;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 
 use super::{CONFIGURATION, ConfigFile, OK, TEMPORARY, complain};
 use crate::{
     config::{self, LogFormat},
-    service::Service,
+    service::{Service, systemd},
     telemetry::log,
 };
 
@@ -43,7 +46,11 @@ pub(super) async fn run(args: Args) -> u8 {
     };
     let admin = service.admin().map_or_else(|| "off".to_owned(), |address| address.to_string());
     tracing::info!(config = %path.display(), admin, "ready");
+    systemd::ready();
+    let mut watchdog = JoinSet::new();
+    watchdog.spawn(systemd::watchdog());
     signalled(&mut signals).await;
+    systemd::stopping();
     service.stop(signalled(&mut signals)).await;
     OK
 }
@@ -69,7 +76,7 @@ async fn signalled(Signals { terminate, interrupt, hangup }: &mut Signals) {
             _ = terminate.recv() => return,
             _ = interrupt.recv() => return,
             _ = hangup.recv() => {
-                tracing::warn!("SIGHUP: this version reads its configuration at start only; restart to apply changes");
+                tracing::warn!("SIGHUP: certificates, secrets and the users file are read again by themselves when they change; for other changes restart");
             }
         }
     }

@@ -10,7 +10,7 @@ pub mod transaction;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -49,6 +49,6 @@ pub struct Relay {
 pub struct Door {
     /// Its settings.
     pub listener: Listener,
-    /// Its side of TLS, if it has one.
-    pub tls: Option<ServerTls>,
+    /// Its side of TLS, if it has one; it changes with the certificate.
+    pub tls: Option<watch::Receiver<ServerTls>>,
 }

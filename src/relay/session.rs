@@ -446,7 +446,9 @@ impl Driver {
             self.relay.metrics.device_fault(listener, DeviceFault::EarlyTalk);
             return Err(SessionOutcome::Faulty);
         }
-        let Some(tls) = &self.door.tls else { return Err(SessionOutcome::TlsFailed) };
+        let Some(tls) = self.door.tls.as_ref().map(|tls| tls.borrow().clone()) else {
+            return Err(SessionOutcome::TlsFailed);
+        };
         let failed = |fault: String| {
             tracing::warn!(device = %self.peer, listener, %fault, "TLS handshake failed");
             self.relay.metrics.handshake(listener, None);

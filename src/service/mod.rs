@@ -1,7 +1,9 @@
 //! The relay as a running thing: listeners, sessions, the pool, the admin address; from start to drain.
 
 mod admin;
+mod certificate;
 mod start;
+pub mod systemd;
 
 use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -6,22 +6,21 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Service, Sessions, admin};
+use super::{Service, Sessions, admin, certificate::Certificate};
 use crate::{
     auth::accounts::{Accounts, AccountsError},
-    config::{Config, Listener as ListenerConfig},
-    policy::ListenerTls,
-    relay::{Door, Relay},
+    config::Config,
+    relay::Relay,
     smarthost::{
         Target,
         pool::{Lifetime, Pool},
     },
     telemetry::metrics::Metrics,
     transport::{
-        certificate::{CertificateError, Identity},
+        certificate::CertificateError,
         client_tls::ClientTlsError,
         listener::{Listener, Seats},
-        server_tls::{self, ServerTls, ServerTlsError},
+        server_tls::{self, ServerTlsError},
     },
 };
 
@@ -69,13 +68,7 @@ impl Service {
     pub async fn check(config: &Config) -> Result<(), StartError> {
         Target::new(config)?;
         accounts(config)?;
-        let made = config
-            .certificate
-            .is_none()
-            .then(|| Identity::make(&[&config.hostname]))
-            .transpose()?;
-        doors(config, made, &Metrics::new(server_tls::library_version())).await?;
-        Ok(())
+        Certificate::check(config, &Metrics::new(server_tls::library_version())).await
     }
 
     /// Starts a relay; when this returns, devices are served.
@@ -88,7 +81,7 @@ impl Service {
         );
         let target = Target::new(&config)?;
         let accounts = accounts(&config)?;
-        let doors = doors(&config, None, &metrics).await?;
+        let (doors, certificate) = Certificate::show(&config, &metrics).await?;
         let mut bound = Vec::new();
         for door in doors {
             let address = door.listener.address;
@@ -153,6 +146,7 @@ impl Service {
             addresses.push((listener.name.clone(), socket.address()));
             background.spawn(sessions.clone().serve(socket, Arc::new(door)));
         }
+        background.spawn(certificate.watch(metrics.clone(), over.clone()));
         let warming = Arc::clone(&pool);
         background.spawn(async move { warming.warm_up().await });
         Ok(Self {
@@ -172,47 +166,4 @@ fn accounts(config: &Config) -> Result<Accounts, AccountsError> {
     let accounts = config.users_file.clone().map_or(Accounts::None, Accounts::File);
     accounts.check()?;
     Ok(accounts)
-}
-
-/// The listeners with their TLS, each promise proven; without an `identity` the configured one is shown.
-async fn doors(
-    config: &Config,
-    mut identity: Option<Identity>,
-    metrics: &Metrics,
-) -> Result<Vec<Door>, StartError> {
-    let mut doors = Vec::new();
-    for listener in &config.listeners {
-        let tls = match listener.tls {
-            ListenerTls::None => None,
-            _ => {
-                let identity = match &mut identity {
-                    Some(identity) => identity,
-                    None => identity.insert(self::identity(config)?),
-                };
-                if let Some(end) = identity.not_after() {
-                    metrics.certificate_expiry(&listener.name, end);
-                }
-                Some(server_tls(listener, identity).await?)
-            }
-        };
-        doors.push(Door { listener: listener.clone(), tls });
-    }
-    Ok(doors)
-}
-
-async fn server_tls(
-    listener: &ListenerConfig,
-    identity: &Identity,
-) -> Result<ServerTls, StartError> {
-    let failed = |cause| StartError::ServerTls { listener: listener.name.clone(), cause };
-    let tls = ServerTls::new(listener.tls_profile, identity).map_err(failed)?;
-    tls.prove().await.map_err(failed)?;
-    Ok(tls)
-}
-
-fn identity(config: &Config) -> Result<Identity, CertificateError> {
-    match &config.certificate {
-        Some(files) => Identity::read(&files.certificate, &files.private_key),
-        None => Identity::read_or_make(&config.state_dir, &[&config.hostname]),
-    }
 }

@@ -40,6 +40,7 @@ pub struct Metrics {
     mailbox_up: IntGaugeVec,
     certificate_expiry: GaugeVec,
     device_faults: IntCounterVec,
+    reloads: IntCounterVec,
 }
 
 /// How a session ended.
@@ -202,6 +203,12 @@ impl Metrics {
                 "What devices did wrong",
                 &["listener", "kind"],
             ),
+            reloads: counter(
+                &registry,
+                "config_reloads_total",
+                "Changed files that were taken over, or refused",
+                &["outcome"],
+            ),
             registry,
             process: Registry::new(),
         };
@@ -309,6 +316,11 @@ impl Metrics {
     /// When the certificate of a listener ends, in seconds since 1970.
     pub fn certificate_expiry(&self, listener: &str, at: i64) {
         self.certificate_expiry.with_label_values(&[listener]).set(at as f64);
+    }
+
+    /// A file has changed while the relay runs, and was taken over or not.
+    pub fn reloaded(&self, taken: bool) {
+        self.reloads.with_label_values(&[if taken { "ok" } else { "failed" }]).inc();
     }
 
     /// A device did something wrong.

@@ -22,7 +22,7 @@ use openssl::{
 };
 use thiserror::Error;
 
-use crate::config::unreadable;
+use crate::config::{CertificateFiles, unreadable};
 
 /// Days that a self-made certificate is good for; devices rarely check, people rarely renew.
 const DAYS: u32 = 3_650;
@@ -131,9 +131,17 @@ impl Identity {
         Ok(Self { certificate: builder.build(), chain: Vec::new(), key })
     }
 
+    /// Where a folder's self-made certificate is.
+    pub fn self_made(folder: &Path) -> CertificateFiles {
+        CertificateFiles {
+            certificate: folder.join("self-made.crt"),
+            private_key: folder.join("self-made.key"),
+        }
+    }
+
     /// Reads the self-made certificate of a folder, making it if there is none.
     pub fn read_or_make(folder: &Path, names: &[&str]) -> Result<Self, CertificateError> {
-        let (certificate, key) = (folder.join("self-made.crt"), folder.join("self-made.key"));
+        let CertificateFiles { certificate, private_key: key } = Self::self_made(folder);
         if certificate.exists() && key.exists() {
             return Self::read(&certificate, &key);
         }

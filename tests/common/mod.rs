@@ -5,6 +5,7 @@
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
+use argon2::{Argon2, Params, PasswordHasher as _, password_hash::SaltString};
 use openssl::ssl::SslVersion;
 use smtp_uplift::{
     config,
@@ -142,4 +143,12 @@ address = "{admin}"
 /// A scenario in which one thing goes wrong.
 pub fn fault(lines: &str) -> Scenario {
     Scenario::parse(&format!("password = \"{PASSWORD}\"\n[[fault]]\n{lines}")).unwrap()
+}
+
+/// A line of a users file takes this behind its colon: argon2id with little memory, quick on purpose.
+pub fn hash(password: &str) -> String {
+    let quick = Params::new(8, 1, 1, None).unwrap();
+    let salt = SaltString::encode_b64(b"12345678").unwrap();
+    let argon2 = Argon2::new(Default::default(), Default::default(), quick);
+    argon2.hash_password(password.as_bytes(), &salt).unwrap().to_string()
 }

@@ -1,0 +1,139 @@
+//! What the listeners show to devices: their promises are proven at start, and again whenever the files of
+//! the certificate have changed.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::start::StartError;
+use crate::{
+    config::{CertificateFiles, Config, Listener, Stamp},
+    policy::{ListenerTls, TlsProfile},
+    relay::Door,
+    telemetry::metrics::Metrics,
+    transport::{
+        certificate::{CertificateError, Identity},
+        server_tls::ServerTls,
+    },
+};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The certificate of all listeners.
+pub(super) struct Certificate {
+    files: CertificateFiles,
+    /// What the files were before they were read last.
+    seen: [Stamp; 2],
+    shown: Vec<Shown>,
+}
+
+/// A listener that shows it.
+struct Shown {
+    listener: String,
+    profile: TlsProfile,
+    tls: watch::Sender<ServerTls>,
+}
+
+impl Certificate {
+    /// The listeners of a configuration with their certificate, made once if none is configured.
+    pub(super) async fn show(
+        config: &Config,
+        metrics: &Metrics,
+    ) -> Result<(Vec<Door>, Self), StartError> {
+        let files =
+            config.certificate.clone().unwrap_or_else(|| Identity::self_made(&config.state_dir));
+        // Stamped before they are read: what changes in between is read again.
+        let seen = stamps(&files);
+        let kept = |names: &[&str]| Identity::read_or_make(&config.state_dir, names);
+        let (doors, shown) = doors(config, kept, metrics).await?;
+        Ok((doors, Self { files, seen, shown }))
+    }
+
+    /// Finds what [`Certificate::show`] would find, without writing a file.
+    pub(super) async fn check(config: &Config, metrics: &Metrics) -> Result<(), StartError> {
+        doors(config, Identity::make, metrics).await.map(|_| ())
+    }
+
+    /// Looks after the files until everything is over. What cannot be used is not shown: the former
+    /// certificate stays until the files are good again.
+    pub(super) async fn watch(mut self, metrics: Metrics, over: CancellationToken) {
+        while over.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+            let now = stamps(&self.files);
+            if now == self.seen || self.shown.is_empty() {
+                continue;
+            }
+            self.seen = now;
+            let file = self.files.certificate.display();
+            let renewed = self.renew(&metrics).await;
+            metrics.reloaded(renewed.is_ok());
+            match renewed {
+                Ok(()) => {
+                    tracing::info!(%file, "the certificate has changed: devices are shown the new one")
+                }
+                Err(error) => tracing::error!(
+                    %error, "the certificate has changed and cannot be used: devices are shown the former one"
+                ),
+            }
+        }
+    }
+
+    async fn renew(&self, metrics: &Metrics) -> Result<(), StartError> {
+        let identity = Identity::read(&self.files.certificate, &self.files.private_key)?;
+        let mut proven = Vec::new();
+        for shown in &self.shown {
+            proven.push(prove(&shown.listener, shown.profile, &identity, metrics).await?);
+        }
+        for (shown, tls) in self.shown.iter().zip(proven) {
+            shown.tls.send_replace(tls);
+        }
+        Ok(())
+    }
+}
+
+/// The listeners. Where no certificate is configured, it is one that `make` knows how to come by.
+async fn doors(
+    config: &Config,
+    make: impl Fn(&[&str]) -> Result<Identity, CertificateError>,
+    metrics: &Metrics,
+) -> Result<(Vec<Door>, Vec<Shown>), StartError> {
+    let speaks_tls = |listener: &Listener| listener.tls != ListenerTls::None;
+    let identity = match &config.certificate {
+        _ if !config.listeners.iter().any(speaks_tls) => None,
+        Some(files) => Some(Identity::read(&files.certificate, &files.private_key)?),
+        None => Some(make(&[&config.hostname])?),
+    };
+    let (mut doors, mut shown) = (Vec::new(), Vec::new());
+    for listener in &config.listeners {
+        let mut door = Door { listener: listener.clone(), tls: None };
+        if let Some(identity) = identity.as_ref().filter(|_| speaks_tls(listener)) {
+            let (name, profile) = (listener.name.clone(), listener.tls_profile);
+            let (tls, shows) = watch::channel(prove(&name, profile, identity, metrics).await?);
+            door.tls = Some(shows);
+            shown.push(Shown { listener: name, profile, tls });
+        }
+        doors.push(door);
+    }
+    Ok((doors, shown))
+}
+
+/// A listener's side of TLS, once it has kept every promise of its profile.
+async fn prove(
+    listener: &str,
+    profile: TlsProfile,
+    identity: &Identity,
+    metrics: &Metrics,
+) -> Result<ServerTls, StartError> {
+    let failed = |cause| StartError::ServerTls { listener: listener.to_owned(), cause };
+    let tls = ServerTls::new(profile, identity).map_err(failed)?;
+    tls.prove().await.map_err(failed)?;
+    if let Some(end) = identity.not_after() {
+        metrics.certificate_expiry(listener, end);
+    }
+    Ok(tls)
+}
+
+fn stamps(files: &CertificateFiles) -> [Stamp; 2] {
+    [Stamp::of(&files.certificate), Stamp::of(&files.private_key)]
+}
