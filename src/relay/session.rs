@@ -84,9 +84,8 @@ pub async fn serve(
         return SessionOutcome::Refused;
     }
     if implicit {
-        match driver.secure().await {
-            Ok(secured) => driver = secured,
-            Err(outcome) => return outcome,
+        if let Err(outcome) = Box::pin(driver.secure()).await {
+            return outcome;
         }
     }
     match driver.run().await {
@@ -122,7 +121,7 @@ struct Streamed {
 }
 
 impl Driver {
-    async fn run(mut self) -> Result<Never, SessionOutcome> {
+    async fn run(&mut self) -> Result<Never, SessionOutcome> {
         let greeting = self.session.greeting();
         self.say(&greeting).await?;
         loop {
@@ -135,7 +134,8 @@ impl Driver {
                     continue;
                 }
             };
-            self = self.act(step).await?;
+            // Boxed, so that an idle session has no room for the work of a busy one.
+            Box::pin(self.act(step)).await?;
             // RSET, EHLO and the like end a transaction behind our back.
             if self.session.envelope().is_none() {
                 self.abort();
@@ -143,7 +143,7 @@ impl Driver {
         }
     }
 
-    async fn act(mut self, step: Step) -> Result<Self, SessionOutcome> {
+    async fn act(&mut self, step: Step) -> Result<(), SessionOutcome> {
         let wary = std::mem::take(&mut self.wary);
         match step {
             Step::Reply(reply) => {
@@ -174,7 +174,7 @@ impl Driver {
             Step::Rcpt(path) => self.rcpt(path).await?,
             Step::Data => self.data().await?,
         }
-        Ok(self)
+        Ok(())
     }
 
     async fn mail(&mut self, path: ReversePath, params: MailParams) -> Result<(), SessionOutcome> {
@@ -436,9 +436,10 @@ impl Driver {
         SessionOutcome::Closed
     }
 
-    async fn secure(mut self) -> Result<Self, SessionOutcome> {
+    async fn secure(&mut self) -> Result<(), SessionOutcome> {
         self.flush().await?;
-        let parts = self.framed.into_parts();
+        let nothing = framed(Box::new(tokio::io::empty()));
+        let parts = std::mem::replace(&mut self.framed, nothing).into_parts();
         let listener = &self.door.listener.name;
         if !parts.read_buf.is_empty() {
             // Sent before the handshake, it would count as said after it (RFC 3207 section 6).
@@ -463,9 +464,10 @@ impl Driver {
         };
         tracing::debug!(device = %self.peer, tls = %info, "TLS handshake");
         self.relay.metrics.handshake(listener, Some((info.version, &info.cipher)));
-        let mut session = self.session;
-        session.secured();
-        Ok(Self { framed: framed(io), session, tls: Some(info), ..self })
+        self.session.secured();
+        self.framed = framed(io);
+        self.tls = Some(info);
+        Ok(())
     }
 
     /// Ends a transaction that came to no data.

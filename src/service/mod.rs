@@ -105,7 +105,8 @@ impl Sessions {
             let listener = door.listener.name.clone();
             let metrics = relay.metrics.clone();
             metrics.session_opened(&listener);
-            let serving = session::serve(Box::new(stream), peer.ip(), id, door, relay);
+            // Boxed once: each future that it is wrapped in would have room for it again.
+            let serving = Box::pin(session::serve(Box::new(stream), peer.ip(), id, door, relay));
             let outcome =
                 abort.run_until_cancelled(serving).await.unwrap_or(SessionOutcome::Drained);
             metrics.session_closed(&listener, outcome);
