@@ -7,7 +7,6 @@ mod refused;
 
 use std::{
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -98,8 +97,11 @@ fn defaults_are_those_of_the_interface() {
     assert_eq!(config.received, ReceivedDetail::Full);
     assert_eq!(config.certificate, None);
     assert_eq!(config.users_file, None);
-    assert_eq!(config.admin, Some("127.0.0.1:9525".parse().unwrap()));
-    assert_eq!(config.log, Log { format: LogFormat::Text, level: "info".into() });
+    assert_eq!(config.admin.unwrap().address, "127.0.0.1:9525".parse().unwrap());
+    assert_eq!(
+        config.log,
+        Log { format: LogFormat::Text, level: "info".into(), transcripts: Transcripts::Failed }
+    );
     assert_eq!(config.delivery, Delivery { device_patience: seconds(20) });
     assert_eq!(
         config.listeners,
@@ -301,8 +303,15 @@ addresses = "full"
     let MailboxAuth::XOAuth2 { token } = &config.mailbox.auth else { panic!("xoauth2") };
     assert_eq!(token.path().unwrap().file_name().unwrap(), "token");
     assert_eq!(config.delivery.device_patience, seconds(15));
-    assert_eq!(config.admin, None::<SocketAddr>);
-    assert_eq!(config.log, Log { format: LogFormat::Json, level: "warn,smtp_uplift=debug".into() });
+    assert!(config.admin.is_none());
+    assert_eq!(
+        config.log,
+        Log {
+            format: LogFormat::Json,
+            level: "warn,smtp_uplift=debug".into(),
+            transcripts: Transcripts::Off
+        }
+    );
 }
 
 #[test]

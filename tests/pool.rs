@@ -18,7 +18,10 @@ use smtp_uplift::{
         Target,
         pool::{Lifetime, Pool},
     },
-    telemetry::metrics::Metrics,
+    telemetry::{
+        metrics::Metrics,
+        transcript::{Keep, Transcripts},
+    },
     transport::certificate::Identity,
 };
 use tempfile::TempDir;
@@ -151,7 +154,18 @@ async fn pool(scenario: Scenario, lifetime: Lifetime) -> (Sandbox, Arc<Pool>, Te
     let text = common::configuration(&Plan::default(), port, sandbox.certificate(), folder.path());
     let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
     let target = Target::new(&config).unwrap();
-    (sandbox, Pool::new(target, 3, lifetime, Metrics::new("none"), TaskTracker::new()), folder)
+    (
+        sandbox,
+        Pool::new(
+            target,
+            3,
+            lifetime,
+            Metrics::new("none"),
+            Transcripts::new(Keep::Failed),
+            TaskTracker::new(),
+        ),
+        folder,
+    )
 }
 
 #[tokio::test]

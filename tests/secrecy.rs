@@ -35,6 +35,8 @@ async fn a_whole_session_at_trace_level_tells_nothing() {
         DEVICE_SECRET.to_owned(),
         STANDARD.encode(DEVICE_SECRET),
         plain("scan", DEVICE_SECRET),
+        // What stands in the message.
+        "..stuffed".to_owned(),
     ];
     for (mailbox, scenario) in [
         (
@@ -71,6 +73,7 @@ async fn session(mailbox: &str, scenario: Scenario) -> String {
     let plan = Plan {
         listener: "auth = \"offer\"\naccept_any_credentials = true",
         mailbox,
+        more: "[log]\ntranscripts = \"all\"",
         ..Plan::default()
     };
     let text = common::configuration(
@@ -91,7 +94,7 @@ async fn session(mailbox: &str, scenario: Scenario) -> String {
         .unwrap();
     let lines = lines(&mut relay);
     let mut log = String::new();
-    let mut address = None;
+    let (mut address, mut admin) = (None, None);
     while !log.contains("ready") {
         let line = lines.recv().unwrap();
         if line.contains("listening") {
@@ -100,6 +103,9 @@ async fn session(mailbox: &str, scenario: Scenario) -> String {
                 .nth(1)
                 .and_then(|rest| rest.split(' ').next())
                 .map(str::to_owned);
+        }
+        if let Some((_, rest)) = line.split_once("admin=\"") {
+            admin = rest.split('"').next().map(str::to_owned);
         }
         log.push_str(&line);
     }
@@ -122,6 +128,14 @@ async fn session(mailbox: &str, scenario: Scenario) -> String {
         device.send("a@x", &["b@x"], MESSAGE).await.unwrap();
         device.say("QUIT").await.unwrap();
     }
+    let admin = admin.unwrap().parse().unwrap();
+    let status = common::get(admin, "/status", "").await;
+    for id in status.split("\"id\": \"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        log += &common::get(admin, &format!("/status/{id}"), "").await;
+    }
+    assert!(log.contains("device > AUTH PLAIN [redacted]"), "{log}");
+    log += &status;
+    log += &common::get(admin, "/metrics", "").await;
     relay.kill().unwrap();
     relay.wait().unwrap();
     log.extend(lines);

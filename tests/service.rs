@@ -11,10 +11,6 @@ use openssl::ssl::SslVersion;
 use smtp_uplift::{
     config, sandbox::device::Device, service::Service, transport::device_tls::DeviceTls,
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
 
 #[tokio::test]
 async fn the_newest_session_above_the_limit_hears_421_and_the_others_go_on() {
@@ -154,14 +150,7 @@ async fn metrics_and_health_are_served() {
     let house = House::new().await;
     assert!(house.send("a@x", &["b@x"]).await.starts_with("250"));
     let admin = house.service.admin().unwrap();
-    let ask = async |path: &str| {
-        let mut stream = TcpStream::connect(admin).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    };
+    let ask = async |path: &str| common::get(admin, path, "").await;
     let metrics = ask("/metrics").await;
     for line in [
         "content-type: text/plain; version=0.0.4",

@@ -15,7 +15,7 @@ use smtp_uplift::{
         scenario::{Scenario, Tls},
     },
     smarthost::{Target, connection::Connection},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, transcript::Transcript},
     transport::certificate::Identity,
 };
 use tokio::{
@@ -43,7 +43,7 @@ async fn connect(port: u16, certificate: Option<&[u8]>, lines: &str) -> Result<S
     let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
     let target = Target::new(&config).unwrap();
     let (login, _) = target.login().unwrap();
-    match Connection::open(&target, login, &Metrics::new("test")).await {
+    match Connection::open(&target, login, &Metrics::new("test"), &Transcript::default()).await {
         Ok(connection) => Ok(connection.tls().unwrap().to_string()),
         Err(error) => Err(error.to_string()),
     }

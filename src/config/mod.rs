@@ -97,8 +97,8 @@ pub struct Config {
     pub mailbox: Mailbox,
     /// How a message goes from device to smarthost.
     pub delivery: Delivery,
-    /// Metrics, health and console; `None` if switched off.
-    pub admin: Option<SocketAddr>,
+    /// Metrics, health and state; `None` if switched off.
+    pub admin: Option<Admin>,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -259,6 +259,15 @@ pub struct Delivery {
     pub device_patience: Duration,
 }
 
+/// Where the relay tells of itself.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What has to be shown to read more than metrics and health from elsewhere than this machine.
+    pub token: Option<Secret>,
+}
+
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -266,6 +275,20 @@ pub struct Log {
     pub format: LogFormat,
     /// A level, or a list of `target=level`.
     pub level: String,
+    /// Which dialogues are kept to be looked at.
+    pub transcripts: Transcripts,
+}
+
+/// Which dialogues are kept to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transcripts {
+    /// None.
+    Off,
+    /// Those in which something failed.
+    #[default]
+    Failed,
+    /// All.
+    All,
 }
 
 /// The shape of a log line.

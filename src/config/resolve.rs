@@ -14,10 +14,11 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    CertificateFiles, Config, Delivery, Limits, Log, LogFormat, ReceivedDetail, Smarthost,
-    SmarthostTls, TlsBackend, TlsMin,
+    Admin, CertificateFiles, Config, Delivery, Limits, Log, LogFormat, ReceivedDetail, Smarthost,
+    SmarthostTls, TlsBackend, TlsMin, Transcripts,
     file::open_mode,
     raw::{Complaint, LATER, Table},
+    secrets::secret,
     value,
 };
 
@@ -43,7 +44,8 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     let users_given = auth.has("users_file");
     auth.finish();
     let admin = admin(root.section_or_empty("admin"));
-    let listeners = listener::listeners(&mut root, users_given, admin);
+    let listeners =
+        listener::listeners(&mut root, users_given, admin.as_ref().map(|admin| admin.address));
     let limits = limits(root.section_or_empty("limits"));
     let smarthost = smarthost(root.section_or_empty("smarthost"));
     let mailbox = mailbox::mailbox(&mut root, &smarthost.host);
@@ -219,7 +221,7 @@ fn delivery(mut table: Table<'_>) -> Delivery {
     Delivery { device_patience }
 }
 
-fn admin(mut table: Table<'_>) -> Option<SocketAddr> {
+fn admin(mut table: Table<'_>) -> Option<Admin> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9525));
     let address = table.read("address", |value| match value.as_str() {
         Some("") => Ok(None),
@@ -229,9 +231,10 @@ fn admin(mut table: Table<'_>) -> Option<SocketAddr> {
         )
         .map(Some),
     });
-    table.not_yet("token");
+    let token = secret(&mut table, "token");
     table.finish();
-    address.unwrap_or(Some(default))
+    let address = address.unwrap_or(Some(default))?;
+    Some(Admin { address, token })
 }
 
 fn log(mut table: Table<'_>) -> Log {
@@ -249,8 +252,19 @@ fn log(mut table: Table<'_>) -> Log {
             .then(|| level.clone())
             .ok_or_else(|| Complaint::new(format!("{level:?} is not a level"), hint))
     });
-    table.word("transcripts", &[("off", Ok(())), ("failed", Err(LATER)), ("all", Err(LATER))]);
+    let transcripts = table.word(
+        "transcripts",
+        &[
+            ("off", Ok(Transcripts::Off)),
+            ("failed", Ok(Transcripts::Failed)),
+            ("all", Ok(Transcripts::All)),
+        ],
+    );
     table.word("addresses", &[("full", Ok(())), ("domain", Err(LATER)), ("hash", Err(LATER))]);
     table.finish();
-    Log { format: format.unwrap_or_default(), level: level.unwrap_or_else(|| "info".into()) }
+    Log {
+        format: format.unwrap_or_default(),
+        level: level.unwrap_or_else(|| "info".into()),
+        transcripts: transcripts.unwrap_or_default(),
+    }
 }

@@ -45,6 +45,18 @@ pub enum ListenerTls {
     Implicit,
 }
 
+impl ListenerTls {
+    /// The word of the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::StartTls => "starttls",
+            Self::RequireStartTls => "require-starttls",
+            Self::Implicit => "implicit",
+        }
+    }
+}
+
 /// Whether devices log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum DeviceAuth {

@@ -192,6 +192,11 @@ impl Session {
         self.fault(CommandFault::TooLong)
     }
 
+    /// Whether the next line is an answer to a challenge, which nobody else may read.
+    pub fn awaits_secret(&self) -> bool {
+        matches!(self.state, State::Login(..))
+    }
+
     /// TLS is there: everything that was said before is forgotten (RFC 3207 section 4.2).
     pub fn secured(&mut self) {
         self.state = State::Connected;

@@ -17,7 +17,7 @@ use crate::{
     auth::accounts::Accounts,
     config::{Delivery, Limits, Listener, ReceivedDetail},
     smarthost::pool::Pool,
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, transcript::Transcripts},
     transport::server_tls::ServerTls,
 };
 
@@ -41,6 +41,8 @@ pub struct Relay {
     pub pool: Arc<Pool>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What was said.
+    pub transcripts: Arc<Transcripts>,
     /// Cancelled when sessions without a transaction have to end.
     pub drain: CancellationToken,
 }

@@ -34,10 +34,11 @@ use crate::{
         session::{Features, Offer, Session, Step, too_large},
         trace::Received,
     },
-    smarthost::transaction::DataTransfer,
+    smarthost::{connection::Lost, transaction::DataTransfer},
     telemetry::{
         maillog::Disposition,
         metrics::{DeviceFault, SessionOutcome},
+        transcript::{Transcript, Voice},
     },
     transport::stream::{BoxIo, TlsInfo},
 };
@@ -72,6 +73,7 @@ pub async fn serve(
         count: 0,
         wary: false,
         peer: peer.to_canonical(),
+        transcript: relay.transcripts.begin(),
         id,
         door,
         relay,
@@ -83,15 +85,19 @@ pub async fn serve(
         }
         return SessionOutcome::Refused;
     }
-    if implicit {
-        if let Err(outcome) = Box::pin(driver.secure()).await {
-            return outcome;
-        }
-    }
-    match driver.run().await {
-        Ok(never) => match never {},
+    let served = if implicit { Box::pin(driver.secure()).await } else { Ok(()) };
+    let outcome = match served {
+        Ok(()) => match driver.run().await {
+            Ok(never) => match never {},
+            Err(outcome) => outcome,
+        },
         Err(outcome) => outcome,
+    };
+    // Transactions have kept theirs.
+    if matches!(outcome, SessionOutcome::Faulty | SessionOutcome::TlsFailed) {
+        driver.relay.transcripts.keep(&driver.id, &driver.transcript, true);
     }
+    outcome
 }
 
 enum Never {}
@@ -106,6 +112,8 @@ struct Driver {
     /// DATA was refused just now: whatever is no command may be mail data.
     wary: bool,
     peer: IpAddr,
+    /// Where what is said is written down.
+    transcript: Transcript,
     id: String,
     door: Arc<Door>,
     relay: Arc<Relay>,
@@ -127,8 +135,16 @@ impl Driver {
         loop {
             self.session.set_smarthost(self.relay.pool.offer());
             let step = match self.command().await? {
-                ServerItem::Line(line) => self.session.line(&line),
-                ServerItem::LineTooLong => self.session.line_too_long(),
+                ServerItem::Line(line) => {
+                    // What follows a refused DATA may be mail data.
+                    let secret = self.wary || self.session.awaits_secret();
+                    self.transcript.device_line(&line, secret);
+                    self.session.line(&line)
+                }
+                ServerItem::LineTooLong => {
+                    self.transcript.say(Voice::Device, "(a line that is too long)");
+                    self.session.line_too_long()
+                }
                 // Outside DATA the codec cuts lines only.
                 ServerItem::Data(_) | ServerItem::DataFault(_) | ServerItem::DataEnd { .. } => {
                     continue;
@@ -185,6 +201,7 @@ impl Driver {
             door: Arc::clone(&self.door),
             peer: self.peer,
             tls: self.tls.clone(),
+            transcript: self.transcript.clone(),
         };
         let id = format!("{}.{}", self.id, self.count);
         self.transaction = Some(Transaction::new(id, envelope, origin));
@@ -238,6 +255,7 @@ impl Driver {
         self.say(&Reply::new(354, None, "start mail input; end with <CRLF>.<CRLF>")).await?;
         let Streamed { upload, size, mended } = self.stream(transfer).await?;
         self.session.data_done();
+        self.transcript.say(Voice::Device, format_args!("(mail data, {size} octets)"));
         let version = self.tls.as_ref().map_or("plain", |tls| tls.version);
         self.relay.metrics.message_received(&self.door.listener.name, version);
         let mended = mended.map_or("", |fault| self.fault(device_fault(fault)));
@@ -287,7 +305,7 @@ impl Driver {
                 answered
             }
             Err(lost) => {
-                tracing::warn!(id = transaction.id, error = %lost, "no verdict on the final dot");
+                transaction.note_loss(&lost);
                 // At any other stage the dot was not sent.
                 let unknown = lost.stage == Stage::Eod;
                 (
@@ -305,10 +323,7 @@ impl Driver {
         let mut pace = Pace::new(self.relay.limits.data_min_rate);
         let mut upload = match transfer.write(Bytes::from(self.received())).await {
             Ok(()) => Ok(transfer),
-            Err(lost) => {
-                tracing::warn!(error = %lost, "the smarthost was lost in the data");
-                Err(answer::lost(&lost))
-            }
+            Err(lost) => Err(self.lost(&lost)),
         };
         loop {
             let (began, seen) = (Instant::now(), self.framed.codec().data_seen());
@@ -324,8 +339,7 @@ impl Driver {
                     if let Ok(transfer) = &mut upload
                         && let Err(lost) = transfer.write(chunk).await
                     {
-                        tracing::warn!(error = %lost, "the smarthost was lost in the data");
-                        upload = Err(answer::lost(&lost));
+                        upload = Err(self.lost(&lost));
                     }
                 }
                 Ok(ServerItem::DataFault(fault)) => {
@@ -354,6 +368,14 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// The smarthost was lost in the data; returns what the device hears at its dot.
+    fn lost(&self, lost: &Lost) -> Reply {
+        if let Some(transaction) = &self.transaction {
+            transaction.note_loss(lost);
+        }
+        answer::lost(lost)
     }
 
     /// The next command. A connection to the smarthost is not held for a device that says nothing.
@@ -410,6 +432,7 @@ impl Driver {
 
     async fn say(&mut self, reply: &Reply) -> Result<(), SessionOutcome> {
         tracing::trace!(%reply, "to the device");
+        self.transcript.say(Voice::ToDevice, reply);
         match timeout(WRITE, self.framed.feed(reply)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(self.gone()),
@@ -451,6 +474,7 @@ impl Driver {
             return Err(SessionOutcome::TlsFailed);
         };
         let failed = |fault: String| {
+            self.transcript.say(Voice::Note, format_args!("TLS handshake failed: {fault}"));
             tracing::warn!(device = %self.peer, listener, %fault, "TLS handshake failed");
             self.relay.metrics.handshake(listener, None);
             self.relay.metrics.device_fault(listener, DeviceFault::TlsFailed);
@@ -463,6 +487,7 @@ impl Driver {
             Err(_) => return Err(failed(format!("not done within {} s", HANDSHAKE.as_secs()))),
         };
         tracing::debug!(device = %self.peer, tls = %info, "TLS handshake");
+        self.transcript.say(Voice::Note, format_args!("TLS with the device: {info}"));
         self.relay.metrics.handshake(listener, Some((info.version, &info.cipher)));
         self.session.secured();
         self.framed = framed(io);
@@ -484,6 +509,8 @@ impl Driver {
     fn vanished(&mut self) {
         let Some(mut transaction) = self.transaction.take() else { return };
         transaction.bytes = self.framed.codec().data_size();
+        let after = format_args!("the device vanished after {} octets of data", transaction.bytes);
+        self.transcript.say(Voice::Note, after);
         transaction.record(Disposition::Aborted, None, "");
     }
 

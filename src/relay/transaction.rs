@@ -9,10 +9,14 @@ use super::{Door, Relay, answer};
 use crate::{
     proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
     smarthost::{
+        connection::Lost,
         pool::Lease,
         transaction::{DataTransfer, MailTransaction, StepError},
     },
-    telemetry::maillog::{Disposition, Record},
+    telemetry::{
+        maillog::{Disposition, Record},
+        transcript::{Transcript, Voice},
+    },
     transport::stream::TlsInfo,
 };
 
@@ -57,6 +61,8 @@ pub struct Origin {
     pub peer: IpAddr,
     /// Version and cipher, if there is TLS.
     pub tls: Option<TlsInfo>,
+    /// Where what is said is written down.
+    pub transcript: Transcript,
 }
 
 enum Upstream {
@@ -161,7 +167,12 @@ impl Transaction {
         if std::mem::replace(&mut self.recorded, true) {
             return;
         }
-        let Origin { relay, door, peer, tls } = &self.origin;
+        let Origin { relay, door, peer, tls, transcript } = &self.origin;
+        transcript.say(Voice::Note, format_args!("message {}: {}", self.id, disposition.as_str()));
+        // Who gives up before the data has not failed.
+        let failed = disposition != Disposition::Relayed
+            && (disposition != Disposition::Aborted || self.bytes > 0);
+        relay.transcripts.keep(&self.id, transcript, failed);
         let took = self.began.elapsed();
         relay.metrics.message_done(relay.pool.mailbox(), disposition, self.bytes, took);
         let relayed = disposition == Disposition::Relayed;
@@ -212,10 +223,17 @@ impl Transaction {
         self.asked = true;
         let lease = relay.pool.lease(relay.lease_wait).await;
         self.waited += began.elapsed();
-        lease.map_err(|error| {
-            tracing::warn!(id = self.id, %error, "no connection to the smarthost");
-            answer::no_lease(&error)
-        })
+        match lease {
+            Ok(mut lease) => {
+                lease.write_down(&self.origin.transcript);
+                Ok(lease)
+            }
+            Err(error) => {
+                tracing::warn!(id = self.id, %error, "no connection to the smarthost");
+                self.origin.transcript.say(Voice::Note, &error);
+                Err(answer::no_lease(&error))
+            }
+        }
     }
 
     /// Notes what went wrong; returns what the device hears.
@@ -227,10 +245,16 @@ impl Transaction {
                 heard
             }
             StepError::Lost(lost) => {
-                tracing::warn!(id = self.id, error = %lost, "the smarthost was lost");
+                self.note_loss(&lost);
                 answer::lost(&lost)
             }
         }
+    }
+
+    /// The connection to the smarthost broke: for the log and the transcript.
+    pub fn note_loss(&self, lost: &Lost) {
+        tracing::warn!(id = self.id, error = %lost, "the smarthost was lost");
+        self.origin.transcript.say(Voice::Note, lost);
     }
 
     fn close(&mut self, reply: Reply) -> Reply {

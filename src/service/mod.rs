@@ -3,6 +3,7 @@
 mod admin;
 mod certificate;
 mod start;
+mod status;
 pub mod systemd;
 
 use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};

@@ -3,19 +3,22 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Service, Sessions, admin, certificate::Certificate};
+use super::{Service, Sessions, admin::Admin, certificate::Certificate, status::Status};
 use crate::{
     auth::accounts::{Accounts, AccountsError},
-    config::Config,
+    config::{self, Config},
     relay::Relay,
     smarthost::{
         Target,
         pool::{Lifetime, Pool},
     },
-    telemetry::metrics::Metrics,
+    telemetry::{
+        metrics::Metrics,
+        transcript::{Keep, Transcripts},
+    },
     transport::{
         certificate::CertificateError,
         client_tls::ClientTlsError,
@@ -94,29 +97,24 @@ impl Service {
         }
         let (background, over, drain) =
             (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let admin = match config.admin {
-            None => None,
-            Some(address) => {
-                let socket = admin::bind(address).await.map_err(|cause| StartError::Bind {
-                    what: "admin".to_owned(),
-                    address,
-                    cause,
-                })?;
-                let bound = socket.local_addr().unwrap_or(address);
-                background.spawn(admin::serve(
-                    socket,
-                    metrics.clone(),
-                    drain.clone(),
-                    over.clone(),
-                ));
-                Some(bound)
-            }
-        };
+        let admin =
+            match &config.admin {
+                None => None,
+                Some(admin) => Some(Admin::bind(admin).await.map_err(|cause| {
+                    StartError::Bind { what: "admin".to_owned(), address: admin.address, cause }
+                })?),
+            };
+        let transcripts = Transcripts::new(match config.log.transcripts {
+            config::Transcripts::Off => Keep::Off,
+            config::Transcripts::Failed => Keep::Failed,
+            config::Transcripts::All => Keep::All,
+        });
         let pool = Pool::new(
             target,
             config.mailbox.max_connections,
             Lifetime::default(),
             metrics.clone(),
+            Arc::clone(&transcripts),
             background.clone(),
         );
         let sessions = Sessions {
@@ -133,10 +131,11 @@ impl Service {
                 logins: Semaphore::new(2),
                 pool: Arc::clone(&pool),
                 metrics: metrics.clone(),
-                drain,
+                transcripts: Arc::clone(&transcripts),
+                drain: drain.clone(),
             }),
         };
-        let mut addresses = Vec::new();
+        let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
         for (socket, door) in bound {
             let listener = &door.listener;
             tracing::info!(
@@ -144,14 +143,28 @@ impl Service {
                 profile = %listener.tls_profile, "listening"
             );
             addresses.push((listener.name.clone(), socket.address()));
+            listeners.push((listener.clone(), socket.address()));
             background.spawn(sessions.clone().serve(socket, Arc::new(door)));
         }
+        let status = Arc::new(Status {
+            metrics: metrics.clone(),
+            drain,
+            pool: Arc::clone(&pool),
+            transcripts,
+            listeners,
+            began: Instant::now(),
+        });
+        let admin = admin.map(|admin| {
+            let address = admin.socket.local_addr().ok();
+            background.spawn(admin.serve(status, over.clone()));
+            address
+        });
         background.spawn(certificate.watch(metrics.clone(), over.clone()));
         let warming = Arc::clone(&pool);
         background.spawn(async move { warming.warm_up().await });
         Ok(Self {
             addresses,
-            admin,
+            admin: admin.flatten(),
             pool,
             metrics,
             drain_timeout: config.drain_timeout,

@@ -22,7 +22,10 @@ use crate::{
         reply::{Reply, ReplyFault},
         sasl::Login,
     },
-    telemetry::metrics::Metrics,
+    telemetry::{
+        metrics::Metrics,
+        transcript::{Transcript, Voice},
+    },
     transport::{
         client_tls::{ClientTls, HandshakeError},
         dial::{self, DialError},
@@ -50,6 +53,8 @@ pub struct Connection {
     peer: SocketAddr,
     mailbox: String,
     metrics: Metrics,
+    /// Where what is said is written down.
+    transcript: Transcript,
     born: Instant,
     /// Transactions that have begun.
     transactions: u32,
@@ -126,7 +131,12 @@ impl OpenError {
 
 impl Connection {
     /// Connects and logs in.
-    pub async fn open(target: &Target, login: Login, metrics: &Metrics) -> Result<Self, OpenError> {
+    pub async fn open(
+        target: &Target,
+        login: Login,
+        metrics: &Metrics,
+        transcript: &Transcript,
+    ) -> Result<Self, OpenError> {
         let client = target.tls();
         let (io, peer) = dial::dial(&target.smarthost.host, target.smarthost.port).await?;
         let (io, tls, security) = match (&client, target.smarthost.tls) {
@@ -144,6 +154,7 @@ impl Connection {
             peer,
             mailbox: target.mailbox.clone(),
             metrics: metrics.clone(),
+            transcript: transcript.clone(),
             born: Instant::now(),
             transactions: 0,
             finished: false,
@@ -163,6 +174,7 @@ impl Connection {
             }
         }
         connection.capabilities = opening.capabilities().clone();
+        connection.transcript = Transcript::default();
         Ok(connection)
     }
 
@@ -199,6 +211,11 @@ impl Connection {
     /// A transaction begins.
     pub(super) fn count_transaction(&mut self) {
         self.transactions += 1;
+    }
+
+    /// What is said from now on is written down there.
+    pub(super) fn write_down(&mut self, transcript: Transcript) {
+        self.transcript = transcript;
     }
 
     /// Sends commands and reads their replies: in one flight where the smarthost takes that, else one by
@@ -250,6 +267,7 @@ impl Connection {
             // An early refusal, or a stray reply that would be taken for the verdict: no dot.
             return Err(Lost { stage: Stage::Data, cause: LostCause::OutOfStep });
         }
+        self.transcript.say(Voice::ToSmarthost, "(mail data) and the final dot");
         self.write_data(Bytes::from_static(b".\r\n"))
             .await
             .map_err(|lost| Lost { stage: Stage::Eod, ..lost })?;
@@ -291,6 +309,7 @@ impl Connection {
         let sending = async {
             for command in commands {
                 tracing::trace!(?command, "to the smarthost");
+                self.transcript.say(Voice::ToSmarthost, format_args!("{command:?}"));
                 self.framed.feed(command).await?;
             }
             self.framed.flush().await
@@ -312,6 +331,7 @@ impl Connection {
             None => return Err(lost(LostCause::Closed)),
         };
         tracing::trace!(%stage, %reply, "from the smarthost");
+        self.transcript.say(Voice::Smarthost, &reply);
         self.finished |= reply.code.get() == 421;
         self.metrics.upstream_reply(&self.mailbox, stage, &reply);
         Ok(reply)
@@ -323,6 +343,7 @@ impl Connection {
             return Err(Lost { stage: Stage::StartTls, cause: LostCause::Injected }.into());
         }
         let (io, info) = handshake(client, parts.io).await?;
+        self.transcript.say(Voice::Note, format_args!("TLS with the smarthost: {info}"));
         let framed = Framed::with_capacity(io, ClientCodec::new(), BUFFER);
         Ok(Self { framed, tls: Some(info), ..self })
     }

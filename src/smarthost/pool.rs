@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use thiserror::Error;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
@@ -37,7 +38,10 @@ use crate::{
         client::{Refusal, Stage},
         session::SmarthostOffer,
     },
-    telemetry::metrics::Metrics,
+    telemetry::{
+        metrics::Metrics,
+        transcript::{Transcript, Transcripts, Voice},
+    },
 };
 
 /// How often the shelf is looked through while a connection lies there for as long as it may.
@@ -67,6 +71,7 @@ pub struct Pool {
     target: Target,
     lifetime: Lifetime,
     metrics: Metrics,
+    transcripts: Arc<Transcripts>,
     tracker: TaskTracker,
     stopping: CancellationToken,
     /// One permit for each lease that may be out: who waits here waits in order.
@@ -101,6 +106,37 @@ struct Logins {
     proven: bool,
     /// When the smarthost last refused one.
     refused: Option<Instant>,
+}
+
+/// How a mailbox fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody has logged in with its secret yet.
+    Unproven,
+    /// The last login succeeded.
+    Ready,
+    /// The smarthost has refused the login.
+    Refused,
+}
+
+impl State {
+    /// The word in `/status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unproven => "unproven",
+            Self::Ready => "ready",
+            Self::Refused => "login-refused",
+        }
+    }
+}
+
+/// The connections of a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Connections {
+    /// Lent just now.
+    pub leased: usize,
+    /// Kept for the next message.
+    pub shelved: usize,
 }
 
 /// A connection with its slot.
@@ -140,12 +176,14 @@ impl Pool {
         max_connections: usize,
         lifetime: Lifetime,
         metrics: Metrics,
+        transcripts: Arc<Transcripts>,
         tracker: TaskTracker,
     ) -> Arc<Self> {
         let pool = Arc::new(Self {
             target,
             lifetime,
             metrics,
+            transcripts,
             tracker,
             stopping: CancellationToken::new(),
             leases: Arc::new(Semaphore::new(max_connections)),
@@ -177,9 +215,28 @@ impl Pool {
         *self.offer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How the mailbox fares.
+    pub fn state(&self) -> State {
+        match *self.logins() {
+            Logins { refused: Some(_), .. } => State::Refused,
+            Logins { proven: true, .. } => State::Ready,
+            _ => State::Unproven,
+        }
+    }
+
+    /// The connections that there are.
+    pub fn connections(&self) -> Connections {
+        Connections { leased: self.leased.load(Ordering::Relaxed), shelved: self.shelf().len() }
+    }
+
+    /// How many wait for a lease.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Whether somebody waits for a lease.
     pub fn is_waited_for(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.waiting() > 0
     }
 
     /// Lends a connection, within `wait`: waiting for one, dialling, TLS and login included.
@@ -292,7 +349,8 @@ impl Pool {
         {
             return Err(LeaseError::LoginRefused(refused.elapsed()));
         }
-        let opening = Connection::open(&self.target, login, &self.metrics);
+        let transcript = self.transcripts.begin();
+        let opening = Connection::open(&self.target, login, &self.metrics, &transcript);
         let Some(result) = self.stopping.run_until_cancelled(opening).await else {
             return Err(LeaseError::Stopping);
         };
@@ -311,6 +369,10 @@ impl Pool {
             Err(_) => {}
         }
         self.metrics.upstream_connect(self.mailbox(), outcome);
+        if let Err(error) = &result {
+            transcript.say(Voice::Note, error);
+        }
+        self.transcripts.keep(self.mailbox(), &transcript, result.is_err());
         result.map(|connection| (connection, credential)).map_err(failed)
     }
 
@@ -401,21 +463,23 @@ impl Pool {
     }
 
     fn report(&self) {
-        let shelved = self.shelf().len();
-        self.metrics.upstream_connections(
-            self.mailbox(),
-            self.leased.load(Ordering::Relaxed),
-            shelved,
-        );
+        let Connections { leased, shelved } = self.connections();
+        self.metrics.upstream_connections(self.mailbox(), leased, shelved);
     }
 }
 
 impl Lease {
     /// Keeps the connection for the next one, if it can still be used.
     pub fn park(mut self) {
-        if let Some(lent) = self.lent.take() {
+        if let Some(mut lent) = self.lent.take() {
+            lent.connection.write_down(Transcript::default());
             self.pool.shelve(lent);
         }
+    }
+
+    /// Writes down there what is said from now on, until it is parked.
+    pub fn write_down(&mut self, transcript: &Transcript) {
+        self.connection_mut().write_down(transcript.clone());
     }
 
     /// The connection.

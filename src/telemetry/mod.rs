@@ -3,3 +3,4 @@
 pub mod log;
 pub mod maillog;
 pub mod metrics;
+pub mod transcript;

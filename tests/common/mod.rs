@@ -14,6 +14,10 @@ use smtp_uplift::{
     transport::device_tls::DeviceTls,
 };
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 pub const MAILBOX: &str = "scanner@example.com";
 pub const PASSWORD: &str = "correct horse battery staple";
@@ -151,4 +155,15 @@ pub fn hash(password: &str) -> String {
     let salt = SaltString::encode_b64(b"12345678").unwrap();
     let argon2 = Argon2::new(Default::default(), Default::default(), quick);
     argon2.hash_password(password.as_bytes(), &salt).unwrap().to_string()
+}
+
+/// What the admin address answers to a GET, with its head; further lines of the request may be given.
+pub async fn get(admin: SocketAddr, path: &str, lines: &str) -> String {
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    let host = if lines.contains("Host:") { String::new() } else { format!("Host: {admin}\r\n") };
+    let request = format!("GET {path} HTTP/1.1\r\n{host}{lines}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

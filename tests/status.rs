@@ -1,0 +1,142 @@
+//! What `/status` tells, to whom, and the transcripts of what went wrong.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+mod common;
+
+use std::fs;
+
+use common::{House, MAILBOX, Plan};
+use serde_json::Value;
+use smtp_uplift::{sandbox::device::Device, transport::device_tls::DeviceTls};
+
+async fn json(house: &House, path: &str) -> Value {
+    let answer = common::get(house.service.admin().unwrap(), path, "").await;
+    assert!(answer.contains("content-type: application/json"), "{answer}");
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// The lines of the youngest transcript under an id, without their times.
+async fn transcript(house: &House, id: &str) -> Vec<String> {
+    let found = json(house, &format!("/status/{id}")).await;
+    let lines = found[0]["lines"].as_array().unwrap();
+    let said = |line: &Value| line.as_str().unwrap().split_once(' ').unwrap().1.to_owned();
+    lines.iter().map(said).collect()
+}
+
+#[tokio::test]
+async fn it_tells_of_listeners_and_mailboxes() {
+    let house = House::new().await;
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("250"));
+    let status = json(&house, "/status").await;
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert!(status["uptime_seconds"].is_u64());
+    let address = house.address().to_string();
+    assert_eq!(
+        status["listeners"],
+        serde_json::json!([{"name": "lan", "address": address, "tls": "starttls", "tls_profile": "legacy"}])
+    );
+    let mailbox = &status["mailboxes"][0];
+    assert_eq!((&mailbox["address"], &mailbox["state"]), (&MAILBOX.into(), &"ready".into()));
+    assert_eq!(mailbox["connections"], serde_json::json!({"leased": 0, "shelved": 1}));
+    assert_eq!(mailbox["waiting"], 0);
+    assert_eq!(status["transcripts"], serde_json::json!([]), "nothing has failed");
+}
+
+#[tokio::test]
+async fn what_failed_can_be_read_up_under_the_id_of_its_log_line() {
+    let house = House::new().await;
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("250"));
+    let mut device = house.old_device().await;
+    let heard = device.send("a@x", &["reply-554-5.2.252-dot@x"], common::MESSAGE).await.unwrap();
+    assert_eq!(heard.code.get(), 554);
+    let status = json(&house, "/status").await;
+    let id = status["transcripts"][0]["id"].as_str().unwrap().to_owned();
+    let session = id.strip_suffix(".1").unwrap();
+    let said = transcript(&house, session).await;
+    let has =
+        |line: &str| assert!(said.iter().any(|said| said.starts_with(line)), "{line} in {said:#?}");
+    has("device > EHLO copier");
+    has("device < 220 2.0.0");
+    has("* TLS with the device: TLSv1/");
+    has("device > MAIL FROM:<a@x>");
+    has("smarthost > MAIL FROM:<a@x>");
+    has("smarthost > RCPT TO:<reply-554-5.2.252-dot@x>");
+    has("smarthost < 354 ");
+    has("device > (mail data, ");
+    has("smarthost > (mail data) and the final dot");
+    has("smarthost < 554 5.2.252");
+    assert_eq!(said.last().unwrap(), &format!("* message {id}: refused"));
+    let none = common::get(house.service.admin().unwrap(), "/status/nothing", "").await;
+    assert!(
+        none.starts_with("HTTP/1.1 404") && none.contains("no transcript of nothing"),
+        "{none}"
+    );
+}
+
+#[tokio::test]
+async fn a_failed_login_and_a_failed_handshake_have_transcripts() {
+    let house = House::build(Plan {
+        listener: "tls_profile = \"modern\"",
+        mailbox: "password = \"wrong\"",
+        ..Plan::default()
+    })
+    .await;
+    let said = transcript(&house, MAILBOX).await;
+    let position = |line: &str| {
+        said.iter()
+            .position(|said| said.starts_with(line))
+            .unwrap_or_else(|| panic!("{line} in {said:#?}"))
+    };
+    assert!(position("smarthost < 220 ") < position("* TLS with the smarthost: TLSv1.3"));
+    assert!(position("smarthost > AUTH LOGIN") < position("smarthost > [redacted]"));
+    assert!(position("smarthost < 535 5.7.139 ") < said.len() - 1);
+    assert_eq!(json(&house, "/status").await["mailboxes"][0]["state"], "login-refused");
+
+    let device = Device::connect(house.address()).await.unwrap();
+    let old = DeviceTls::new(openssl::ssl::SslVersion::TLS1, None).unwrap();
+    assert!(device.starttls(&old).await.is_err());
+    let status = json(&house, "/status").await;
+    let said = transcript(&house, status["transcripts"][0]["id"].as_str().unwrap()).await;
+    assert!(said.iter().any(|said| said.starts_with("* TLS handshake failed: ")), "{said:#?}");
+}
+
+#[tokio::test]
+async fn only_this_machine_or_who_shows_the_token_may_read_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "open-sesame\n").unwrap();
+    for (admin, more, open) in [
+        ("127.0.0.1:0", "", [true, true, false, false]),
+        ("0.0.0.0:0", "", [false, false, false, false]),
+        ("0.0.0.0:0", "token", [false, false, false, true]),
+    ] {
+        let more =
+            if more.is_empty() { String::new() } else { format!("token = {{ file = {token:?} }}") };
+        let house = House::build(Plan { admin, more: &more, ..Plan::default() }).await;
+        let port = house.service.admin().unwrap().port();
+        let address = ([127, 0, 0, 1], port).into();
+        for (lines, open) in [
+            format!("Host: localhost:{port}\r\n"),
+            "Host: [::1]\r\n".to_owned(),
+            // A page whose author has pointed a name of his at this machine.
+            format!("Host: attacker.example:{port}\r\n"),
+            "Host: relay.example\r\nAuthorization: Bearer open-sesame\r\n".to_owned(),
+        ]
+        .iter()
+        .zip(open)
+        {
+            for path in ["/status", "/status/x"] {
+                let answer = common::get(address, path, lines).await;
+                let refused = answer.starts_with("HTTP/1.1 403");
+                assert_eq!(!refused, open, "{admin} {more} {path} {lines}: {answer}");
+            }
+            let answer = common::get(address, "/readyz", lines).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "health is for everybody: {answer}");
+        }
+        let wrong = "Host: localhost\r\nAuthorization: Bearer open-sesamf\r\n";
+        let answer = common::get(address, "/status", wrong).await;
+        let refused = answer.starts_with("HTTP/1.1 403");
+        assert_eq!(refused, admin != "127.0.0.1:0", "{answer}");
+    }
+}
