@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use assert_cmd::Command;
 use smtp_uplift::{sandbox::scenario::Scenario, transport::certificate::Identity};
@@ -89,7 +89,9 @@ fn the_configurations_that_come_along_are_good() {
         }
         let text = fs::read_to_string(&path).unwrap();
         // The files that they name are somebody else's to make.
-        fs::write(folder.path().join("secret"), "secret").unwrap();
+        let secret = folder.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
         let made = Identity::make(&["localhost"]).unwrap();
         fs::write(folder.path().join("ca.pem"), made.certificate.to_pem().unwrap()).unwrap();
         let text: String = text
@@ -104,8 +106,11 @@ fn the_configurations_that_come_along_are_good() {
             .collect();
         let file = folder.path().join(path.file_name().unwrap());
         fs::write(&file, text).unwrap();
-        let (code, _, err) = run(smtp_uplift().args(["check", "--config"]).arg(&file));
+        let (code, out, err) = run(smtp_uplift().args(["check", "--config"]).arg(&file));
         assert_eq!((code, err.as_str()), (0, ""), "{}", path.display());
+        // One has its password in the open, on purpose.
+        let warnings = usize::from(path.ends_with("lab.toml"));
+        assert_eq!(out.lines().count(), warnings + 1, "{out}");
     }
 }
 
