@@ -185,7 +185,7 @@ fn the_image_is_made_of_what_is_there() {
     };
     let config = defaults();
     let mut ports: Vec<_> = config.listeners.iter().map(|listener| listener.address).collect();
-    ports.extend(config.admin);
+    ports.extend(config.admin.map(|admin| admin.address));
     let ports: Vec<_> = ports.iter().map(|address| address.port().to_string()).collect();
     assert_eq!(words("EXPOSE "), ports);
     assert_eq!(words("VOLUME "), [config.state_dir.to_str().unwrap()]);

@@ -27,15 +27,12 @@ use crate::{
         transcript::{Transcript, Voice},
     },
     transport::{
-        client_tls::{ClientTls, HandshakeError},
+        client_tls::{ClientTls, HandshakeError, Secured, Shown},
         dial::{self, DialError},
         stream::{BoxIo, TlsInfo},
     },
 };
 
-/// How long one reply of the dialogue before the first MAIL may take. Exchange Online answers a bad login
-/// only after some seconds, on purpose.
-const OPENING_REPLY: Duration = Duration::from_secs(90);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long the smarthost may refuse to take a chunk of data (RFC 5321 section 4.5.3.2.5).
@@ -50,6 +47,7 @@ pub struct Connection {
     framed: Framed<BoxIo, ClientCodec>,
     capabilities: Capabilities,
     tls: Option<TlsInfo>,
+    shown: Option<Shown>,
     peer: SocketAddr,
     mailbox: String,
     metrics: Metrics,
@@ -137,20 +135,24 @@ impl Connection {
         metrics: &Metrics,
         transcript: &Transcript,
     ) -> Result<Self, OpenError> {
+        let way = dial::dial(&target.smarthost.host, target.smarthost.port).await?;
+        Self::over(way, target, login, metrics, transcript).await
+    }
+
+    /// Logs in over a connection that has just come about.
+    pub async fn over(
+        (io, peer): (BoxIo, SocketAddr),
+        target: &Target,
+        login: Login,
+        metrics: &Metrics,
+        transcript: &Transcript,
+    ) -> Result<Self, OpenError> {
         let client = target.tls();
-        let (io, peer) = dial::dial(&target.smarthost.host, target.smarthost.port).await?;
-        let (io, tls, security) = match (&client, target.smarthost.tls) {
-            (Some(client), SmarthostTls::Implicit) => {
-                let (io, info) = handshake(client, io).await?;
-                (io, Some(info), Security::Settled)
-            }
-            (Some(_), _) => (io, None, Security::StartTls),
-            (None, _) => (io, None, Security::Settled),
-        };
         let mut connection = Self {
-            framed: Framed::with_capacity(io, ClientCodec::new(), BUFFER),
+            framed: framed(io),
             capabilities: Capabilities::default(),
-            tls,
+            tls: None,
+            shown: None,
             peer,
             mailbox: target.mailbox.clone(),
             metrics: metrics.clone(),
@@ -159,13 +161,21 @@ impl Connection {
             transactions: 0,
             finished: false,
         };
+        let security = match (&client, target.smarthost.tls) {
+            (Some(client), SmarthostTls::Implicit) => {
+                connection = connection.secure(client, target.patience).await?;
+                Security::Settled
+            }
+            (Some(_), _) => Security::StartTls,
+            (None, _) => Security::Settled,
+        };
         let mut opening = Opening::new(&target.hostname, security, login);
         loop {
-            let reply = connection.reply(opening.stage(), OPENING_REPLY).await?;
+            let reply = connection.reply(opening.stage(), target.patience).await?;
             let mut next = opening.reply(&reply)?;
             if next == Next::Handshake {
                 let Some(client) = &client else { return Err(Refusal::NoStartTls.into()) };
-                connection = connection.secure(client).await?;
+                connection = connection.secure(client, target.patience).await?;
                 next = opening.secured();
             }
             match next {
@@ -186,6 +196,11 @@ impl Connection {
     /// Version and cipher, if there is TLS.
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.tls.as_ref()
+    }
+
+    /// The certificate that the smarthost has shown.
+    pub fn shown(&self) -> Option<&Shown> {
+        self.shown.as_ref()
     }
 
     /// The address on the other end.
@@ -337,24 +352,23 @@ impl Connection {
         Ok(reply)
     }
 
-    async fn secure(self, client: &ClientTls) -> Result<Self, OpenError> {
+    async fn secure(self, client: &ClientTls, patience: Duration) -> Result<Self, OpenError> {
         let parts = self.framed.into_parts();
         if !parts.read_buf.is_empty() {
             return Err(Lost { stage: Stage::StartTls, cause: LostCause::Injected }.into());
         }
-        let (io, info) = handshake(client, parts.io).await?;
-        self.transcript.say(Voice::Note, format_args!("TLS with the smarthost: {info}"));
-        let framed = Framed::with_capacity(io, ClientCodec::new(), BUFFER);
-        Ok(Self { framed, tls: Some(info), ..self })
+        let patience = patience.min(HANDSHAKE);
+        let Secured { io, tls, shown } = match timeout(patience, client.connect(parts.io)).await {
+            Ok(secured) => secured.map_err(OpenError::Tls)?,
+            Err(_) => return Err(OpenError::Tls(HandshakeError::timed_out(patience))),
+        };
+        self.transcript.say(Voice::Note, format_args!("TLS with the smarthost: {tls}"));
+        Ok(Self { framed: framed(io), tls: Some(tls), shown, ..self })
     }
 }
 
-async fn handshake(client: &ClientTls, io: BoxIo) -> Result<(BoxIo, TlsInfo), OpenError> {
-    match timeout(HANDSHAKE, client.connect(io)).await {
-        Ok(Ok(secured)) => Ok(secured),
-        Ok(Err(error)) => Err(OpenError::Tls(error)),
-        Err(_) => Err(OpenError::Tls(HandshakeError::timed_out(HANDSHAKE))),
-    }
+fn framed(io: BoxIo) -> Framed<BoxIo, ClientCodec> {
+    Framed::with_capacity(io, ClientCodec::new(), BUFFER)
 }
 
 fn stage_of(command: &Command) -> Stage {

@@ -8,6 +8,7 @@ pub mod transaction;
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use secrecy::ExposeSecret as _;
@@ -17,6 +18,9 @@ use crate::{
     proto::sasl::{Credentials, Login},
     transport::client_tls::{ClientTls, ClientTlsError},
 };
+
+/// Exchange Online answers a bad login only after some seconds, on purpose.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Where to connect, as whom, and how to speak there. Files that it needs may change at any time: the secret
 /// is read for each login, the roots when they are no longer what they were.
@@ -29,6 +33,8 @@ pub struct Target {
     pub mailbox: String,
     /// The name that it logs in with.
     pub username: String,
+    /// How long one reply of the dialogue before the first MAIL may take.
+    pub patience: Duration,
     auth: MailboxAuth,
     tls: Option<Mutex<Tls>>,
     hasher: RandomState,
@@ -64,6 +70,7 @@ impl Target {
             smarthost: config.smarthost.clone(),
             mailbox: config.mailbox.address.clone(),
             username: config.mailbox.username.clone(),
+            patience: PATIENCE,
             auth: config.mailbox.auth.clone(),
             tls: tls.map(Mutex::new),
             hasher: RandomState::new(),

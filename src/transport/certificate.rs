@@ -9,14 +9,14 @@ use std::{
 };
 
 use openssl::{
-    asn1::{Asn1Time, Asn1TimeRef},
+    asn1::Asn1Time,
     bn::{BigNum, MsbOption},
     error::ErrorStack,
     hash::MessageDigest,
     pkey::{PKey, Private},
     rsa::Rsa,
     x509::{
-        X509, X509Builder, X509NameBuilder,
+        X509, X509Builder, X509NameBuilder, X509Ref,
         extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName},
     },
 };
@@ -158,11 +158,15 @@ impl Identity {
 
     /// When the certificate ends, in seconds since 1970.
     pub fn not_after(&self) -> Option<i64> {
-        let epoch = Asn1Time::from_unix(0).ok()?;
-        let end: &Asn1TimeRef = self.certificate.not_after();
-        let span = epoch.diff(end).ok()?;
-        Some(i64::from(span.days) * 86_400 + i64::from(span.secs))
+        not_after(&self.certificate)
     }
+}
+
+/// When a certificate ends, in seconds since 1970.
+pub fn not_after(certificate: &X509Ref) -> Option<i64> {
+    let epoch = Asn1Time::from_unix(0).ok()?;
+    let span = epoch.diff(certificate.not_after()).ok()?;
+    Some(i64::from(span.days) * 86_400 + i64::from(span.secs))
 }
 
 fn write_private(path: &Path, octets: &[u8]) -> io::Result<()> {

@@ -5,13 +5,20 @@ mod by_native;
 mod by_rustls;
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
+use openssl::{
+    nid::Nid,
+    x509::{X509, X509NameRef},
+};
 use thiserror::Error;
 
-use super::stream::{BoxIo, TlsInfo};
+use super::{
+    certificate,
+    stream::{BoxIo, TlsInfo},
+};
 use crate::config::{Smarthost, TlsBackend, unreadable};
 
 /// The relay's side of TLS with the smarthost.
@@ -22,6 +29,16 @@ pub struct ClientTls(Backend);
 enum Backend {
     Rustls(by_rustls::Connector),
     Native(by_native::Connector),
+}
+
+/// A connection that is protected.
+pub struct Secured {
+    /// What goes on on it.
+    pub io: BoxIo,
+    /// Version and cipher.
+    pub tls: TlsInfo,
+    /// What the smarthost has shown.
+    pub shown: Option<Shown>,
 }
 
 /// Why there are no TLS settings for the smarthost.
@@ -51,6 +68,44 @@ pub struct HandshakeError {
     pub reason: String,
     /// What the operator can do about it, where that is known.
     pub remedy: Option<&'static str>,
+    /// The certificate was the reason, not the protocol.
+    pub about_certificate: bool,
+}
+
+/// The certificate that a smarthost shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Whose it is.
+    pub subject: String,
+    /// Who says so.
+    pub issuer: String,
+    /// When it ends, in seconds since 1970.
+    pub not_after: i64,
+}
+
+impl Shown {
+    /// Reads a certificate in DER form; `None` if it is none.
+    fn read(der: &[u8]) -> Option<Self> {
+        let certificate = X509::from_der(der).ok()?;
+        let name = |name: &X509NameRef| {
+            let of = |nid| name.entries_by_nid(nid).next()?.data().to_string().ok();
+            let found = of(Nid::COMMONNAME).or_else(|| of(Nid::ORGANIZATIONNAME));
+            // Anybody can write anything into a certificate.
+            let plain = |name: String| name.chars().filter(|c| !c.is_control()).take(100).collect();
+            found.map_or_else(|| "nobody".to_owned(), plain)
+        };
+        Some(Self {
+            subject: name(certificate.subject_name()),
+            issuer: name(certificate.issuer_name()),
+            not_after: certificate::not_after(&certificate)?,
+        })
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "that of {}, issued by {}", self.subject, self.issuer)
+    }
 }
 
 impl ClientTls {
@@ -63,7 +118,7 @@ impl ClientTls {
     }
 
     /// Shakes hands with the smarthost.
-    pub async fn connect(&self, io: BoxIo) -> Result<(BoxIo, TlsInfo), HandshakeError> {
+    pub async fn connect(&self, io: BoxIo) -> Result<Secured, HandshakeError> {
         match &self.0 {
             Backend::Rustls(connector) => connector.connect(io).await,
             Backend::Native(connector) => connector.connect(io).await,
@@ -81,31 +136,44 @@ impl HandshakeError {
     }
 
     fn new(reason: impl Into<String>, remedy: &'static str) -> Self {
-        Self { reason: reason.into(), remedy: Some(remedy) }
+        Self { reason: reason.into(), remedy: Some(remedy), about_certificate: false }
     }
 
     fn plain(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), remedy: None }
+        Self { reason: reason.into(), remedy: None, about_certificate: false }
     }
 
-    fn unknown_issuer() -> Self {
-        Self::new(
-            "its certificate was issued by nobody that this machine trusts",
+    /// About the certificate that was shown, as far as the library tells which.
+    fn about(shown: Option<&Shown>, reason: &str, remedy: &'static str) -> Self {
+        let which = shown.map(|shown| format!(", {shown},")).unwrap_or_default();
+        Self {
+            reason: format!("its certificate{which} {reason}"),
+            remedy: Some(remedy),
+            about_certificate: true,
+        }
+    }
+
+    fn unknown_issuer(shown: Option<&Shown>) -> Self {
+        Self::about(
+            shown,
+            "was issued by nobody that this machine trusts",
             "for a server of your own name its CA in ca_file; else a box on the way opens the connection: \
              take this machine out of its TLS inspection",
         )
     }
 
-    fn other_name(host: &str) -> Self {
-        Self::new(
-            format!("its certificate is not for the name {host}"),
+    fn other_name(shown: Option<&Shown>, host: &str) -> Self {
+        Self::about(
+            shown,
+            &format!("is not for the name {host}"),
             "write the name that the certificate has as host in [smarthost]",
         )
     }
 
-    fn out_of_time() -> Self {
-        Self::new(
-            "its certificate is not valid now",
+    fn out_of_time(shown: Option<&Shown>) -> Self {
+        Self::about(
+            shown,
+            "is not valid now",
             "check this machine's clock, else the server's certificate has to be renewed",
         )
     }

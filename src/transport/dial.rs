@@ -38,6 +38,11 @@ pub enum DialError {
 
 /// Connects to the first address of `host` that answers.
 pub async fn dial(host: &str, port: u16) -> Result<(BoxIo, SocketAddr), DialError> {
+    first_that_answers(host, addresses(host, port).await?).await
+}
+
+/// The addresses of `host`, at least one.
+pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
     let unknown = |reason: String| DialError::Name { host: host.to_owned(), reason };
     let addresses: Vec<SocketAddr> = match timeout(LOOKUP, lookup_host((host, port))).await {
         Ok(Ok(addresses)) => addresses.collect(),
@@ -47,7 +52,7 @@ pub async fn dial(host: &str, port: u16) -> Result<(BoxIo, SocketAddr), DialErro
     if addresses.is_empty() {
         return Err(unknown("the name has none".to_owned()));
     }
-    first_that_answers(host, addresses).await
+    Ok(addresses)
 }
 
 async fn first_that_answers(
@@ -56,21 +61,22 @@ async fn first_that_answers(
 ) -> Result<(BoxIo, SocketAddr), DialError> {
     let mut tried = Vec::new();
     for address in addresses {
-        match connect(address).await {
-            Ok(stream) => return Ok((Box::new(stream), address)),
+        match connect(address, CONNECT).await {
+            Ok(io) => return Ok((io, address)),
             Err(error) => tried.push(format!("{address}: {error}")),
         }
     }
     Err(DialError::Connect { host: host.to_owned(), tried })
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_| {
-        io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT.as_secs()))
+/// Connects to one address, or says why not after `wait` at the latest.
+pub async fn connect(address: SocketAddr, wait: Duration) -> io::Result<BoxIo> {
+    let stream = timeout(wait, TcpStream::connect(address)).await.map_err(|_| {
+        io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", wait.as_secs()))
     })??;
     // Commands are small and waited for.
     stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok(Box::new(stream))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use native_tls::{Certificate, Protocol};
 use tokio_native_tls::TlsConnector;
 
-use super::{ClientTlsError, HandshakeError, bad_roots, extra_roots};
+use super::{ClientTlsError, HandshakeError, Secured, Shown, bad_roots, extra_roots};
 use crate::{
     config::{Smarthost, TlsMin},
     transport::stream::{BoxIo, TlsInfo},
@@ -39,15 +39,17 @@ impl Connector {
         Ok(Self { connector: connector.into(), host: smarthost.host.clone(), oldest })
     }
 
-    pub(super) async fn connect(&self, io: BoxIo) -> Result<(BoxIo, TlsInfo), HandshakeError> {
+    pub(super) async fn connect(&self, io: BoxIo) -> Result<Secured, HandshakeError> {
         let stream = self
             .connector
             .connect(&self.host, io)
             .await
             .map_err(|error| explain(&error.to_string(), &self.host))?;
+        let certificate = stream.get_ref().peer_certificate().ok().flatten();
+        let shown = certificate.and_then(|shown| Shown::read(&shown.to_der().ok()?));
         // native-tls tells neither version nor cipher; the version is what was asked for at least.
-        let info = TlsInfo { version: self.oldest, cipher: "unreported".to_owned() };
-        Ok((Box::new(stream), info))
+        let tls = TlsInfo { version: self.oldest, cipher: "unreported".to_owned() };
+        Ok(Secured { io: Box::new(stream), tls, shown })
     }
 }
 
@@ -55,11 +57,11 @@ impl Connector {
 fn explain(text: &str, host: &str) -> HandshakeError {
     let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
     if says(&["hostname mismatch", "IP address mismatch"]) {
-        HandshakeError::other_name(host)
+        HandshakeError::other_name(None, host)
     } else if says(&["certificate has expired", "certificate is not yet valid"]) {
-        HandshakeError::out_of_time()
+        HandshakeError::out_of_time(None)
     } else if says(&["self-signed certificate", "unable to get", "certificate verify failed"]) {
-        HandshakeError::unknown_issuer()
+        HandshakeError::unknown_issuer(None)
     } else if says(&["unsupported protocol", "alert protocol version"]) {
         HandshakeError::too_old()
     } else if says(&["wrong version number", "packet length too long"]) {

@@ -3,15 +3,18 @@
 use std::{io, sync::Arc};
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, Error, PeerIncompatible, RootCertStore,
-    SupportedProtocolVersion,
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError,
+    PeerIncompatible, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
 use tokio_rustls::TlsConnector;
 
-use super::{ClientTlsError, HandshakeError, bad_roots, extra_roots};
+use super::{ClientTlsError, HandshakeError, Secured, Shown, bad_roots, extra_roots};
 use crate::{
     config::{Smarthost, TlsMin},
     transport::stream::{BoxIo, TlsInfo},
@@ -44,14 +47,14 @@ impl Connector {
             .with_protocol_versions(versions)
             .map_err(|error| settings(&error))?
             .dangerous()
-            .with_custom_certificate_verifier(
+            .with_custom_certificate_verifier(Arc::new(Telling(
                 verifier(roots(smarthost)?, provider).map_err(|error| settings(&error))?,
-            )
+            )))
             .with_no_client_auth();
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, host })
     }
 
-    pub(super) async fn connect(&self, io: BoxIo) -> Result<(BoxIo, TlsInfo), HandshakeError> {
+    pub(super) async fn connect(&self, io: BoxIo) -> Result<Secured, HandshakeError> {
         let stream = self
             .connector
             .connect(self.name.clone(), io)
@@ -63,8 +66,64 @@ impl Connector {
             _ => "TLSv1.2",
         };
         let suite = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
-        let info = TlsInfo { version, cipher: suite.unwrap_or_else(|| "none".to_owned()) };
-        Ok((Box::new(stream), info))
+        let tls = TlsInfo { version, cipher: suite.unwrap_or_else(|| "none".to_owned()) };
+        let shown = session.peer_certificates().and_then(<[_]>::first);
+        let shown = shown.and_then(|shown| Shown::read(shown));
+        Ok(Secured { io: Box::new(stream), tls, shown })
+    }
+}
+
+/// A verifier that tells whose certificate it has refused.
+#[derive(Debug)]
+struct Telling(Arc<dyn ServerCertVerifier>);
+
+/// Why a certificate was refused, and which.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+struct Refused {
+    cause: CertificateError,
+    shown: Option<Shown>,
+}
+
+impl ServerCertVerifier for Telling {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let judged = self.0.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        judged.map_err(|error| match error {
+            Error::InvalidCertificate(cause) => {
+                let refused = Refused { cause, shown: Shown::read(end_entity) };
+                Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refused))))
+            }
+            other => other,
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 
@@ -120,24 +179,40 @@ fn explain(error: &io::Error, host: &str) -> HandshakeError {
             PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => HandshakeError::too_old(),
-        Error::InvalidCertificate(certificate) => match certificate {
-            // A bad signature is what an issuer of the same name with another key looks like.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                HandshakeError::unknown_issuer()
+        Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
+            match cause.downcast_ref::<Refused>() {
+                Some(refused) => refused.explain(host),
+                None => HandshakeError::plain(tls.to_string()),
             }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                HandshakeError::other_name(host)
-            }
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. } => HandshakeError::out_of_time(),
-            _ => HandshakeError::plain(tls.to_string()),
-        },
+        }
         Error::InvalidMessage(_) => HandshakeError::new(
             format!("what the server says is not TLS ({tls})"),
             "check tls and port in [smarthost]: 587 takes starttls, 465 takes implicit",
         ),
         _ => HandshakeError::plain(tls.to_string()),
+    }
+}
+
+impl Refused {
+    fn explain(&self, host: &str) -> HandshakeError {
+        let shown = self.shown.as_ref();
+        match &self.cause {
+            // A bad signature is what an issuer of the same name with another key looks like.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                HandshakeError::unknown_issuer(shown)
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                HandshakeError::other_name(shown, host)
+            }
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => HandshakeError::out_of_time(shown),
+            other => HandshakeError::about(
+                shown,
+                &format!("is not accepted ({other})"),
+                "the server needs a certificate for its name from a CA that this machine trusts",
+            ),
+        }
     }
 }
