@@ -139,6 +139,7 @@ fn defaults_are_those_of_the_interface() {
             tls_min: TlsMin::V1_2,
             tls_backend: TlsBackend::Rustls,
             ca_file: None,
+            replies_file: None,
             lease_wait: seconds(5)
         }
     );

@@ -157,7 +157,7 @@ async fn metrics_and_health_are_served() {
         "smtp_uplift_messages_received_total{listener=\"lan\",tls=\"plain\"} 1",
         &format!("smtp_uplift_messages_total{{mailbox=\"{MAILBOX}\",result=\"relayed\"}} 1"),
         &format!(
-            "smtp_uplift_upstream_replies_total{{class=\"service\",code=\"250\",enhanced=\"2.0.0\",mailbox=\"{MAILBOX}\",rule=\"unknown\",stage=\"eod\"}} 1"
+            "smtp_uplift_upstream_replies_total{{class=\"service\",code=\"250\",enhanced=\"2.0.0\",mailbox=\"{MAILBOX}\",rule=\"accepted\",stage=\"eod\"}} 1"
         ),
         &format!("smtp_uplift_upstream_connects_total{{mailbox=\"{MAILBOX}\",outcome=\"ok\"}} 1"),
         "smtp_uplift_build_info{openssl=\"OpenSSL 3",

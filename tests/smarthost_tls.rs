@@ -14,7 +14,7 @@ use smtp_uplift::{
         Sandbox,
         scenario::{Scenario, Tls},
     },
-    smarthost::{Target, connection::Connection},
+    smarthost::{Target, connection::Connection, journal::Journal},
     telemetry::{metrics::Metrics, transcript::Transcript},
     transport::certificate::Identity,
 };
@@ -43,7 +43,8 @@ async fn connect(port: u16, certificate: Option<&[u8]>, lines: &str) -> Result<S
     let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
     let target = Target::new(&config).unwrap();
     let (login, _) = target.login().unwrap();
-    match Connection::open(&target, login, &Metrics::new("test"), &Transcript::default()).await {
+    let journal = Journal::new(&target, Metrics::new("test"));
+    match Connection::open(&target, login, &journal, &Transcript::default()).await {
         Ok(connection) => Ok(connection.tls().unwrap().to_string()),
         Err(error) => Err(error.to_string()),
     }

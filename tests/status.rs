@@ -49,7 +49,7 @@ async fn what_failed_can_be_read_up_under_the_id_of_its_log_line() {
     assert!(house.send("a@x", &["b@x"]).await.starts_with("250"));
     let mut device = house.old_device().await;
     let heard = device.send("a@x", &["reply-554-5.2.252-dot@x"], common::MESSAGE).await.unwrap();
-    assert_eq!(heard.code.get(), 554);
+    assert_eq!(heard.code.get(), 451);
     let status = json(&house, "/status").await;
     let id = status["transcripts"][0]["id"].as_str().unwrap().to_owned();
     let session = id.strip_suffix(".1").unwrap();

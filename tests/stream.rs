@@ -102,14 +102,29 @@ async fn every_verdict_is_the_smarthosts() {
     for (from, to, heard) in [
         ("a@x", "reply-550-5.1.1@x", "550 5.1.1 scripted by the sandbox"),
         ("a@x", "reply-452-4.5.3@x", "452 4.5.3 scripted by the sandbox"),
-        ("reply-550-5.1.8@x", "b@x", "550 5.1.8 scripted by the sandbox"),
+        (
+            "reply-550-5.1.8@x",
+            "b@x",
+            "451 4.7.0 waiting for the relay's operator: scripted by the sandbox",
+        ),
+        ("reply-501-5.1.7@x", "b@x", "501 5.1.7 scripted by the sandbox"),
+        // Time heals it: the mailbox has sent its share for today.
+        ("a@x", "reply-550-5.1.90@x", "451 4.1.90 scripted by the sandbox"),
         (
             "reply-530-5.7.57@x",
             "b@x",
             "451 4.7.0 waiting for the relay's operator: scripted by the sandbox",
         ),
-        ("a@x", "reply-554-5.2.252-data@x", "554 5.2.252 scripted by the sandbox"),
-        ("a@x", "reply-554-5.2.252-dot@x", "554 5.2.252 scripted by the sandbox"),
+        (
+            "a@x",
+            "reply-554-5.2.252-data@x",
+            "451 4.7.0 waiting for the relay's operator: scripted by the sandbox",
+        ),
+        (
+            "a@x",
+            "reply-554-5.2.252-dot@x",
+            "451 4.7.0 waiting for the relay's operator: scripted by the sandbox",
+        ),
         ("a@x", "reply-432-4.3.2-dot@x", "451 4.3.2 scripted by the sandbox"),
         (
             "a@x",
@@ -159,11 +174,11 @@ async fn every_verdict_is_the_smarthosts() {
         );
     }
     let sent = house.sandbox.counts().accepted.load(Ordering::SeqCst);
-    assert_eq!(sent, 15, "nothing that was refused was taken");
+    assert_eq!(sent, 17, "nothing that was refused was taken");
     let result = |result: &str| {
         house.metric(&format!("messages_total{{mailbox=\"{MAILBOX}\",result=\"{result}\"}}"))
     };
-    assert_eq!((result("relayed"), result("refused"), result("unknown")), (15.0, 14.0, 1.0));
+    assert_eq!((result("relayed"), result("refused"), result("unknown")), (17.0, 16.0, 1.0));
 }
 
 #[tokio::test]

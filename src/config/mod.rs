@@ -181,6 +181,8 @@ pub struct Smarthost {
     pub tls_backend: TlsBackend,
     /// PEM roots that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// Rules for its replies that go before those that are built in.
+    pub replies_file: Option<PathBuf>,
     /// How long a transaction waits for a connection: dialling, TLS and login included.
     pub lease_wait: Duration,
 }
@@ -228,6 +230,8 @@ pub struct Mailbox {
     pub auth: MailboxAuth,
     /// Connections to the smarthost at a time.
     pub max_connections: usize,
+    /// Senders that it may use besides its own address; `*@domain` stands for a domain.
+    pub send_as: Vec<String>,
 }
 
 /// How the mailbox logs in.

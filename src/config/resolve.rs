@@ -183,6 +183,7 @@ fn smarthost(mut table: Table<'_>) -> Smarthost {
         &[("rustls", Ok(TlsBackend::Rustls)), ("native", Ok(TlsBackend::Native))],
     );
     let ca_file = table.file("ca_file", "extra-roots.pem");
+    let replies_file = table.file("replies_file", "replies.toml");
     let lease_wait =
         table.duration("lease_wait", Duration::from_secs(5), TICK..=Duration::from_secs(600));
     table.finish();
@@ -193,6 +194,7 @@ fn smarthost(mut table: Table<'_>) -> Smarthost {
         tls_min: tls_min.unwrap_or_default(),
         tls_backend: tls_backend.unwrap_or_default(),
         ca_file,
+        replies_file,
         lease_wait,
     }
 }

@@ -10,6 +10,7 @@ use crate::{
         reply::{Enhanced, Reply},
     },
     smarthost::{
+        classify::{Verdict, class::Retry},
         connection::{Lost, OpenError},
         pool::LeaseError,
     },
@@ -32,8 +33,8 @@ pub fn recipient_accepted() -> Reply {
     Reply::new(250, Enhanced(2, 1, 5), "recipient ok")
 }
 
-/// The smarthost's refusal, for the device.
-pub fn refused(stage: Stage, reply: &Reply) -> Reply {
+/// The smarthost's refusal, for the device. What it means decides, not its first digit.
+pub fn refused(stage: Stage, reply: &Reply, verdict: &Verdict) -> Reply {
     let code = reply.code.get();
     let text = presentable(&reply.text());
     match code {
@@ -43,15 +44,13 @@ pub fn refused(stage: Stage, reply: &Reply) -> Reply {
             Enhanced(4, 5, 0),
             format!("the smarthost gave an unexpected answer at {stage}: {code} {text}"),
         ),
-        // Limits of the mailbox, which devices know nothing of and old ones know no such code.
-        430..=432 => Reply::new(451, reply.enhanced, text),
+        // A setting heals it, and no device can change that.
+        _ if verdict.retry == Retry::AfterConfig => waiting_for_operator(&text),
         421 => Reply::new(
             451,
             Enhanced(4, 4, 2),
             format!("the smarthost closes the connection: {text}; try again"),
         ),
-        // Not the device's login but ours.
-        530 | 534 | 535 | 538 => waiting_for_operator(&text),
         // Our own commands are well formed, so this is a fault between the two servers, unless it speaks of
         // an address.
         500..=504 if reply.enhanced.is_none_or(|enhanced| enhanced.1 != 1) => Reply::new(
@@ -59,15 +58,19 @@ pub fn refused(stage: Stage, reply: &Reply) -> Reply {
             Enhanced(4, 5, 0),
             format!("the smarthost does not understand us at {stage}: {code} {text}"),
         ),
-        _ => {
-            let class = if reply.code.is_permanent() { 5 } else { 4 };
-            // Code and enhanced code may disagree at Exchange Online; devices get a pair that does not.
-            let enhanced = reply
-                .enhanced
-                .map_or(Enhanced(class, 0, 0), |given| Enhanced(class, given.1, given.2));
-            Reply::new(code, enhanced, text)
-        }
+        // Limits of the mailbox, which devices know nothing of; old ones know none of their codes.
+        430..=432 => Reply::new(451, paired(4, reply.enhanced), text),
+        // Time heals it, whatever its first digit says.
+        500.. if verdict.retry == Retry::Yes => Reply::new(451, paired(4, reply.enhanced), text),
+        // Not the device's login but ours.
+        530 | 534 | 535 | 538 => waiting_for_operator(&text),
+        _ => Reply::new(code, paired(if code < 500 { 4 } else { 5 }, reply.enhanced), text),
     }
+}
+
+/// Code and enhanced code may disagree at Exchange Online; devices get a pair that does not.
+fn paired(class: u8, enhanced: Option<Enhanced>) -> Enhanced {
+    enhanced.map_or(Enhanced(class, 0, 0), |given| Enhanced(class, given.1, given.2))
 }
 
 /// No connection to the smarthost was to be had.
@@ -196,9 +199,12 @@ fn names_a_host(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smarthost::classify::{self, catalogue::Catalogue};
 
     fn heard(code: u16, enhanced: Option<Enhanced>, text: &str) -> String {
-        refused(Stage::Rcpt, &Reply::new(code, enhanced, text)).to_string()
+        let reply = Reply::new(code, enhanced, text);
+        let verdict = classify::reply(&Catalogue::built_in(), Some(Stage::Rcpt), &reply);
+        refused(Stage::Rcpt, &reply, &verdict).to_string()
     }
 
     #[test]
@@ -209,7 +215,7 @@ mod tests {
             "550 5.1.1 Mailbox unavailable, see https://aka.ms/x.y.z"
         );
         assert_eq!(heard(452, None, "too many\u{7}"), "452 4.0.0 too many?");
-        assert_eq!(heard(554, Some(Enhanced(4, 3, 2)), "mailbox busy"), "554 5.3.2 mailbox busy");
+        assert_eq!(heard(550, Some(Enhanced(4, 1, 1)), "no such user"), "550 5.1.1 no such user");
         assert_eq!(heard(550, None, &"long ".repeat(200)).len(), "550 5.0.0 ".len() + TEXT);
     }
 

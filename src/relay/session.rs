@@ -296,13 +296,14 @@ impl Driver {
         };
         match ended {
             Ok(verdict) => {
-                let answered = if verdict.code.get() == 250 {
-                    (Disposition::Relayed, answer::accepted(&transaction.id, &verdict))
+                let accepted = answer::accepted(&transaction.id, &verdict);
+                let relayed = verdict.code.get() == 250;
+                let refused = transaction.hear(Stage::Eod, verdict);
+                if relayed {
+                    (Disposition::Relayed, accepted)
                 } else {
-                    (Disposition::Refused, answer::refused(Stage::Eod, &verdict))
-                };
-                transaction.reply = Some(verdict);
-                answered
+                    (Disposition::Refused, refused)
+                }
             }
             Err(lost) => {
                 transaction.note_loss(&lost);

@@ -37,6 +37,8 @@ pub struct Transaction {
     pub refused: Vec<(ForwardPath, Reply)>,
     /// The last reply of the smarthost, or ours where it had no say.
     pub reply: Option<Reply>,
+    /// The rule that knew the smarthost's last reply.
+    rule: String,
     /// Octets of mail data that were passed on.
     pub bytes: u64,
     /// The dot was sent.
@@ -84,6 +86,7 @@ impl Transaction {
             waited: Duration::ZERO,
             refused: Vec::new(),
             reply: None,
+            rule: String::new(),
             bytes: 0,
             dot_sent: false,
             asked: false,
@@ -123,9 +126,9 @@ impl Transaction {
             Ok(Err(heard)) => return self.close(heard),
             Err(_) => return self.close(answer::no_answer()),
         };
-        self.reply = Some(reply.clone());
+        let heard = self.hear(Stage::Rcpt, reply.clone());
         match reply.code.get() {
-            421 => self.close(answer::refused(Stage::Rcpt, &reply)),
+            421 => self.close(heard),
             250 | 251 => {
                 self.upstream = Upstream::Open(open);
                 self.envelope.recipients.push(recipient);
@@ -134,11 +137,11 @@ impl Transaction {
             }
             400.. => {
                 self.upstream = Upstream::Open(open);
-                self.refused.push((recipient, reply.clone()));
-                answer::refused(Stage::Rcpt, &reply)
+                self.refused.push((recipient, reply));
+                heard
             }
             // A yes that answers nothing: the step is lost, and the connection with it.
-            _ => self.close(answer::refused(Stage::Rcpt, &reply)),
+            _ => self.close(heard),
         }
     }
 
@@ -192,6 +195,7 @@ impl Transaction {
             bytes: self.bytes,
             disposition,
             reply,
+            rule: if theirs.is_some() { &self.rule } else { "" },
             upstream: &message_id.map_or_else(|| host.to_owned(), |id| format!("{host} {id}")),
             wait: self.waited,
             relay: took,
@@ -236,14 +240,19 @@ impl Transaction {
         }
     }
 
+    /// The smarthost's reply; returns what the device hears if that is a refusal.
+    pub fn hear(&mut self, stage: Stage, reply: Reply) -> Reply {
+        let verdict = self.origin.relay.pool.journal().judge(stage, &reply);
+        let heard = answer::refused(stage, &reply, &verdict);
+        self.rule = verdict.rule.as_str().to_owned();
+        self.reply = Some(reply);
+        heard
+    }
+
     /// Notes what went wrong; returns what the device hears.
     fn step(&mut self, error: StepError) -> Reply {
         match error {
-            StepError::Refused(stage, reply) => {
-                let heard = answer::refused(stage, &reply);
-                self.reply = Some(reply);
-                heard
-            }
+            StepError::Refused(stage, reply) => self.hear(stage, reply),
             StepError::Lost(lost) => {
                 self.note_loss(&lost);
                 answer::lost(&lost)

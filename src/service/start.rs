@@ -12,7 +12,7 @@ use crate::{
     config::{self, Config},
     relay::Relay,
     smarthost::{
-        Target,
+        Target, TargetError,
         pool::{Lifetime, Pool},
     },
     telemetry::{
@@ -21,7 +21,6 @@ use crate::{
     },
     transport::{
         certificate::CertificateError,
-        client_tls::ClientTlsError,
         listener::{Listener, Seats},
         server_tls::{self, ServerTlsError},
     },
@@ -51,9 +50,9 @@ pub enum StartError {
         /// Why.
         cause: ServerTlsError,
     },
-    /// There are no TLS settings for the smarthost.
-    #[error("smarthost: {0}")]
-    ClientTls(#[from] ClientTlsError),
+    /// There is no way to the smarthost.
+    #[error("{0}")]
+    Target(#[from] TargetError),
     /// The users file is bad.
     #[error("{0}")]
     Accounts(#[from] AccountsError),

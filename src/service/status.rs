@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Listener,
-    smarthost::pool::{Connections, Pool},
+    smarthost::{
+        journal::Trouble,
+        pool::{Connections, Pool},
+    },
     telemetry::{metrics::Metrics, transcript::Transcripts},
 };
 
@@ -46,6 +49,7 @@ struct MailboxState<'a> {
     state: &'static str,
     connections: Connections,
     waiting: usize,
+    last_error: Option<Trouble>,
 }
 
 #[derive(Serialize)]
@@ -74,6 +78,7 @@ impl Status {
                 state: self.pool.state().as_str(),
                 connections: self.pool.connections(),
                 waiting: self.pool.waiting(),
+                last_error: self.pool.journal().last_error(),
             }],
             transcripts: self.found(None, false),
         })

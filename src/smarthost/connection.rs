@@ -1,6 +1,6 @@
 //! One connection to the smarthost, from the greeting to its end.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
-use super::Target;
+use super::{Target, classify::Verdict, journal::Journal};
 use crate::{
     codec::client::ClientCodec,
     config::{SecretError, SmarthostTls},
@@ -22,10 +22,7 @@ use crate::{
         reply::{Reply, ReplyFault},
         sasl::Login,
     },
-    telemetry::{
-        metrics::Metrics,
-        transcript::{Transcript, Voice},
-    },
+    telemetry::transcript::{Transcript, Voice},
     transport::{
         client_tls::{ClientTls, HandshakeError, Secured, Shown},
         dial::{self, DialError},
@@ -49,8 +46,7 @@ pub struct Connection {
     tls: Option<TlsInfo>,
     shown: Option<Shown>,
     peer: SocketAddr,
-    mailbox: String,
-    metrics: Metrics,
+    journal: Arc<Journal>,
     /// Where what is said is written down.
     transcript: Transcript,
     born: Instant,
@@ -132,11 +128,11 @@ impl Connection {
     pub async fn open(
         target: &Target,
         login: Login,
-        metrics: &Metrics,
+        journal: &Arc<Journal>,
         transcript: &Transcript,
     ) -> Result<Self, OpenError> {
         let way = dial::dial(&target.smarthost.host, target.smarthost.port).await?;
-        Self::over(way, target, login, metrics, transcript).await
+        Self::over(way, target, login, journal, transcript).await
     }
 
     /// Logs in over a connection that has just come about.
@@ -144,7 +140,7 @@ impl Connection {
         (io, peer): (BoxIo, SocketAddr),
         target: &Target,
         login: Login,
-        metrics: &Metrics,
+        journal: &Arc<Journal>,
         transcript: &Transcript,
     ) -> Result<Self, OpenError> {
         let client = target.tls();
@@ -154,8 +150,7 @@ impl Connection {
             tls: None,
             shown: None,
             peer,
-            mailbox: target.mailbox.clone(),
-            metrics: metrics.clone(),
+            journal: Arc::clone(journal),
             transcript: transcript.clone(),
             born: Instant::now(),
             transactions: 0,
@@ -201,6 +196,11 @@ impl Connection {
     /// The certificate that the smarthost has shown.
     pub fn shown(&self) -> Option<&Shown> {
         self.shown.as_ref()
+    }
+
+    /// What a reply means.
+    pub(super) fn judge(&self, stage: Stage, reply: &Reply) -> Verdict {
+        self.journal.judge(stage, reply)
     }
 
     /// The address on the other end.
@@ -348,7 +348,7 @@ impl Connection {
         tracing::trace!(%stage, %reply, "from the smarthost");
         self.transcript.say(Voice::Smarthost, &reply);
         self.finished |= reply.code.get() == 421;
-        self.metrics.upstream_reply(&self.mailbox, stage, &reply);
+        self.journal.heard(stage, &reply);
         Ok(reply)
     }
 

@@ -1,20 +1,30 @@
 //! The smarthost's side: one [`connection`], the [`pool`] of a mailbox that lends connections, and the
-//! [`transaction`] that runs on a borrowed one.
+//! [`transaction`] that runs on a borrowed one. [`classify`] knows what its replies mean;
 
+
+pub mod classify;
 pub mod connection;
+pub mod journal;
 pub mod pool;
 pub mod transaction;
 
 use std::{
+    fs,
     hash::{BuildHasher as _, RandomState},
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use secrecy::ExposeSecret as _;
+use thiserror::Error;
 
+use self::classify::catalogue::Catalogue;
 use crate::{
-    config::{Config, MailboxAuth, SecretError, Smarthost, SmarthostTls, Stamp},
+    config::{
+        Config, MailboxAuth, Problems, SecretError, Smarthost, SmarthostTls, Stamp, unreadable,
+    },
     proto::sasl::{Credentials, Login},
     transport::client_tls::{ClientTls, ClientTlsError},
 };
@@ -35,9 +45,38 @@ pub struct Target {
     pub username: String,
     /// How long one reply of the dialogue before the first MAIL may take.
     pub patience: Duration,
+    /// What its replies mean.
+    pub catalogue: Arc<Catalogue>,
     auth: MailboxAuth,
     tls: Option<Mutex<Tls>>,
     hasher: RandomState,
+}
+
+/// Why there is no way to the smarthost.
+#[derive(Debug, Error)]
+pub enum TargetError {
+    /// There are no TLS settings for it.
+    #[error("smarthost: {0}")]
+    Tls(#[from] ClientTlsError),
+    /// The operator's rules are bad.
+    #[error("replies_file {}: {}", path.display(), unreadable(path, cause))]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The operator's rules are bad.
+    #[error("{0}")]
+    Rules(#[from] Problems),
+}
+
+/// The built-in rules, and an operator's before them.
+pub fn catalogue(own: Option<&Path>) -> Result<Arc<Catalogue>, TargetError> {
+    let Some(path) = own else { return Ok(Catalogue::built_in()) };
+    let text = fs::read_to_string(path)
+        .map_err(|cause| TargetError::File { path: path.to_owned(), cause })?;
+    Ok(Arc::new(Catalogue::with_own(&text, path)?))
 }
 
 /// Tells one secret from another without being one.
@@ -60,7 +99,7 @@ impl Tls {
 
 impl Target {
     /// The smarthost and mailbox of a configuration.
-    pub fn new(config: &Config) -> Result<Self, ClientTlsError> {
+    pub fn new(config: &Config) -> Result<Self, TargetError> {
         let tls = match config.smarthost.tls {
             SmarthostTls::None => None,
             SmarthostTls::StartTls | SmarthostTls::Implicit => Some(Tls::new(&config.smarthost)?),
@@ -71,10 +110,16 @@ impl Target {
             mailbox: config.mailbox.address.clone(),
             username: config.mailbox.username.clone(),
             patience: PATIENCE,
+            catalogue: catalogue(config.smarthost.replies_file.as_deref())?,
             auth: config.mailbox.auth.clone(),
             tls: tls.map(Mutex::new),
             hasher: RandomState::new(),
         })
+    }
+
+    /// How the mailbox logs in.
+    pub(super) fn auth(&self) -> &MailboxAuth {
+        &self.auth
     }
 
     /// How to log in now, and what that secret is told by.

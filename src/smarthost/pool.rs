@@ -31,7 +31,9 @@ use tracing::Instrument as _;
 
 use super::{
     Credential, Target,
+    classify::class::Retry,
     connection::{Connection, OpenError},
+    journal::Journal,
 };
 use crate::{
     proto::{
@@ -71,6 +73,7 @@ pub struct Pool {
     target: Target,
     lifetime: Lifetime,
     metrics: Metrics,
+    journal: Arc<Journal>,
     transcripts: Arc<Transcripts>,
     tracker: TaskTracker,
     stopping: CancellationToken,
@@ -180,6 +183,7 @@ impl Pool {
         tracker: TaskTracker,
     ) -> Arc<Self> {
         let pool = Arc::new(Self {
+            journal: Journal::new(&target, metrics.clone()),
             target,
             lifetime,
             metrics,
@@ -222,6 +226,11 @@ impl Pool {
             Logins { proven: true, .. } => State::Ready,
             _ => State::Unproven,
         }
+    }
+
+    /// What the smarthost says, and what it means.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// The connections that there are.
@@ -350,7 +359,7 @@ impl Pool {
             return Err(LeaseError::LoginRefused(refused.elapsed()));
         }
         let transcript = self.transcripts.begin();
-        let opening = Connection::open(&self.target, login, &self.metrics, &transcript);
+        let opening = Connection::open(&self.target, login, &self.journal, &transcript);
         let Some(result) = self.stopping.run_until_cancelled(opening).await else {
             return Err(LeaseError::Stopping);
         };
@@ -361,7 +370,7 @@ impl Pool {
                 *self.logins() = Logins { credential, proven: true, refused: None };
             }
             Err(OpenError::Refused(Refusal::Reply(Stage::Auth, reply)))
-                if reply.code.is_permanent() =>
+                if self.journal.judge(Stage::Auth, reply).retry != Retry::Yes =>
             {
                 *self.logins() =
                     Logins { credential, proven: false, refused: Some(Instant::now()) };
@@ -371,6 +380,9 @@ impl Pool {
         self.metrics.upstream_connect(self.mailbox(), outcome);
         if let Err(error) = &result {
             transcript.say(Voice::Note, error);
+            if !matches!(error, OpenError::Refused(Refusal::Reply(..))) {
+                self.journal.failed(error);
+            }
         }
         self.transcripts.keep(self.mailbox(), &transcript, result.is_err());
         result.map(|connection| (connection, credential)).map_err(failed)

@@ -40,6 +40,8 @@ pub struct Record<'a> {
     pub disposition: Disposition,
     /// The smarthost's last reply, or ours where it had no say.
     pub reply: Option<&'a Reply>,
+    /// The rule that knew it; empty if it is ours.
+    pub rule: &'a str,
     /// `host message-id` of the smarthost.
     pub upstream: &'a str,
     /// How long a lease was waited for.
@@ -85,7 +87,7 @@ impl Record<'_> {
             bytes = self.bytes,
             result = self.disposition.as_str(),
             reply = self.reply.map(Reply::to_string).unwrap_or_default(),
-            rule = if self.reply.is_some() { "unknown" } else { "" },
+            rule = self.rule,
             upstream = self.upstream,
             wait_ms = self.wait.as_millis() as u64,
             relay_ms = self.relay.as_millis() as u64,

@@ -278,17 +278,17 @@ impl Metrics {
         self.wait_seconds.with_label_values(&[mailbox]).observe(took.as_secs_f64());
     }
 
-    /// The smarthost has answered.
-    pub fn upstream_reply(&self, mailbox: &str, stage: Stage, reply: &Reply) {
+    /// The smarthost has answered; class and rule are those of the catalogue.
+    pub fn upstream_reply(
+        &self,
+        mailbox: &str,
+        stage: Stage,
+        reply: &Reply,
+        class: &str,
+        rule: &str,
+    ) {
         let code = CODES.into_iter().find(|code| *code == reply.code.get());
         let code = code.map_or_else(|| "other".to_owned(), |code| code.to_string());
-        // Success lines have the class of the catalogue; a reply that no rule knows falls back to
-        // RFC 5321's first digit.
-        let class = match reply.code.get() {
-            200..400 => "service",
-            400..500 => "transient",
-            _ => "permanent",
-        };
         self.replies
             .with_label_values(&[
                 mailbox,
@@ -296,7 +296,7 @@ impl Metrics {
                 &code,
                 &enhanced_label(reply),
                 class,
-                "unknown",
+                rule,
             ])
             .inc();
     }
@@ -386,18 +386,19 @@ mod tests {
         for (code, enhanced) in
             [(250, Enhanced(2, 0, 0)), (599, Enhanced(5, 999, 999)), (550, Enhanced(5, 7, 708))]
         {
-            metrics.upstream_reply("m@example.org", Stage::Rcpt, &Reply::new(code, enhanced, "x"));
+            let reply = Reply::new(code, enhanced, "x");
+            metrics.upstream_reply("m@example.org", Stage::Rcpt, &reply, "recipient", "some-rule");
         }
         let text = metrics.render();
         let label = |rest: &str| {
             format!(
-                "smtp_uplift_upstream_replies_total{{class={rest},mailbox=\"m@example.org\",rule=\"unknown\",stage=\"rcpt\"}} 1"
+                "smtp_uplift_upstream_replies_total{{class=\"recipient\",code={rest},mailbox=\"m@example.org\",rule=\"some-rule\",stage=\"rcpt\"}} 1"
             )
         };
         for rest in [
-            "\"service\",code=\"250\",enhanced=\"2.0.0\"",
-            "\"permanent\",code=\"other\",enhanced=\"other\"",
-            "\"permanent\",code=\"550\",enhanced=\"5.7.708\"",
+            "\"250\",enhanced=\"2.0.0\"",
+            "\"other\",enhanced=\"other\"",
+            "\"550\",enhanced=\"5.7.708\"",
         ] {
             assert!(text.contains(&label(rest)), "{rest} in {text}");
         }

@@ -65,7 +65,8 @@ fn read(table: &mut Table<'_>, smarthost: &str) -> Option<Mailbox> {
             table.problem(key, LATER, format!("write {key} = 0"));
         }
     }
-    table.list("send_as", |value| mail_address(value, "for example send_as = [\"*@example.com\"]"));
+    let send_as = table
+        .list("send_as", |value| mail_address(value, "for example send_as = [\"*@example.com\"]"));
     table.not_yet("message_size");
     table.not_yet("smarthost");
     let address = address?;
@@ -74,6 +75,7 @@ fn read(table: &mut Table<'_>, smarthost: &str) -> Option<Mailbox> {
         address,
         auth: auth?,
         max_connections,
+        send_as: send_as.unwrap_or_default(),
     })
 }
 

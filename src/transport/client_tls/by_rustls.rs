@@ -208,6 +208,16 @@ impl Refused {
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. } => HandshakeError::out_of_time(shown),
+            CertificateError::Other(OtherError(cause))
+                if cause.to_string().contains("CaUsedAsEndEntity") =>
+            {
+                HandshakeError::about(
+                    shown,
+                    "is that of a CA, which rustls takes from no server",
+                    "make the server one with CA:FALSE (openssl req -x509 -addext basicConstraints=CA:FALSE), or write \
+                     tls_backend = \"native\" in [smarthost]",
+                )
+            }
             other => HandshakeError::about(
                 shown,
                 &format!("is not accepted ({other})"),

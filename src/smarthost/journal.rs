@@ -1,0 +1,103 @@
+//! What a mailbox hears from the smarthost: each reply is classified and counted, what a person has to heal is
+//! said in the log with its remedy, and the last trouble is kept for `/status`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use super::{
+    Target,
+    classify::{self, Verdict, catalogue::Catalogue},
+};
+use crate::{
+    proto::{client::Stage, reply::Reply},
+    telemetry::metrics::Metrics,
+};
+
+/// The replies to one mailbox.
+pub struct Journal {
+    mailbox: String,
+    catalogue: Arc<Catalogue>,
+    metrics: Metrics,
+    last: Mutex<Option<Trouble>>,
+}
+
+/// What went wrong last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// When.
+    pub time: String,
+    /// The smarthost's reply, or what happened where it said nothing.
+    pub reply: String,
+    /// The rule that knew it.
+    pub rule: String,
+    /// What it means.
+    pub meaning: String,
+    /// What to do, one step an item.
+    pub remedy: Vec<String>,
+}
+
+impl Journal {
+    /// An empty one for the mailbox of a target.
+    pub fn new(target: &Target, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self {
+            mailbox: target.mailbox.clone(),
+            catalogue: Arc::clone(&target.catalogue),
+            metrics,
+            last: Mutex::default(),
+        })
+    }
+
+    /// What a reply means.
+    pub fn judge(&self, stage: Stage, reply: &Reply) -> Verdict {
+        classify::reply(&self.catalogue, Some(stage), reply)
+    }
+
+    /// The smarthost has said something.
+    pub(super) fn heard(&self, stage: Stage, reply: &Reply) {
+        let verdict = self.judge(stage, reply);
+        let (class, rule) = (verdict.class.as_str(), verdict.rule.as_str());
+        self.metrics.upstream_reply(&self.mailbox, stage, reply, class, rule);
+        if reply.code.is_positive() || reply.code.get() == 334 {
+            return;
+        }
+        if verdict.is_unknown() {
+            tracing::warn!(mailbox = self.mailbox, %stage, %reply, "no rule knows this reply");
+        } else if verdict.needs_a_person() {
+            let remedy = verdict.remedy.join(" ");
+            tracing::error!(
+                mailbox = self.mailbox, %stage, %reply, rule, meaning = %verdict.meaning, remedy,
+                "somebody has to act"
+            );
+        }
+        self.keep(Trouble {
+            time: jiff::Timestamp::now().to_string(),
+            reply: reply.to_string(),
+            rule: rule.to_owned(),
+            meaning: verdict.meaning.to_string(),
+            remedy: verdict.remedy.to_vec(),
+        });
+    }
+
+    /// No connection came about, for another reason than a reply.
+    pub(super) fn failed(&self, error: &dyn std::fmt::Display) {
+        self.keep(Trouble {
+            time: jiff::Timestamp::now().to_string(),
+            reply: String::new(),
+            rule: String::new(),
+            meaning: error.to_string(),
+            remedy: vec![
+                "smtp-uplift doctor walks the way to the smarthost step by step".to_owned(),
+            ],
+        });
+    }
+
+    /// What went wrong last.
+    pub fn last_error(&self) -> Option<Trouble> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, trouble: Trouble) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+    }
+}
