@@ -5,6 +5,8 @@
 
 mod check;
 mod demo;
+mod doctor;
+mod explain;
 mod run;
 mod sandbox;
 
@@ -40,6 +42,10 @@ enum Command {
     Check(check::Args),
     /// Show the whole thing on this machine: an old printer, the relay, an Exchange Online stand-in
     Demo(demo::Args),
+    /// Walk the way to the smarthost step by step, and say what is wrong and what to do
+    Doctor(doctor::Args),
+    /// Say what a reply means that a printer, a log or a bounce shows, and what to do
+    Explain(explain::Args),
     /// Run the Exchange Online stand-in alone, to rehearse against
     Sandbox(sandbox::Args),
     /// Print the versions of the program and of its TLS libraries
@@ -83,6 +89,8 @@ pub fn main() -> u8 {
         Command::Run(args) => block_on(run::run(args)),
         Command::Check(args) => block_on(check::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Doctor(args) => block_on(doctor::run(args)),
+        Command::Explain(args) => explain::run(args),
         Command::Sandbox(args) => block_on(sandbox::run(args)),
         Command::Version => {
             println!("smtp-uplift {}", env!("CARGO_PKG_VERSION"));

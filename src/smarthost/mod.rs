@@ -1,11 +1,13 @@
 //! The smarthost's side: one [`connection`], the [`pool`] of a mailbox that lends connections, and the
-//! [`transaction`] that runs on a borrowed one. [`classify`] knows what its replies mean;
-
+//! [`transaction`] that runs on a borrowed one. [`classify`] knows what its replies mean; [`examination`] walks
+//! the way to it for a doctor.
 
 pub mod classify;
 pub mod connection;
+pub mod examination;
 pub mod journal;
 pub mod pool;
+mod token;
 pub mod transaction;
 
 use std::{

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use argon2::{Argon2, Params, PasswordHasher as _, password_hash::SaltString};
 use openssl::ssl::SslVersion;
@@ -120,6 +120,7 @@ impl House {
 pub fn configuration(plan: &Plan<'_>, port: u16, certificate: &[u8], folder: &Path) -> String {
     fs::write(folder.join("sandbox.crt"), certificate).unwrap();
     fs::write(folder.join("password"), PASSWORD).unwrap();
+    fs::set_permissions(folder.join("password"), fs::Permissions::from_mode(0o600)).unwrap();
     let Plan { listener, smarthost, mailbox, admin, more, .. } = plan;
     format!(
         r#"

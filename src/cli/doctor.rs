@@ -1,0 +1,108 @@
+//! `smtp-uplift doctor`
+
+use super::{CONFIGURATION, ConfigFile, FAILED, OK, complain};
+use crate::{
+    config,
+    proto::command::Command,
+    smarthost::{
+        Target,
+        examination::{self, Finding, Outcome},
+    },
+};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Send one real message to this address: some refusals come only after the message
+    #[arg(long, value_name = "ADDRESS")]
+    send_test: Option<String>,
+    /// Print one JSON document, when all is done
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: Args) -> u8 {
+    let path = args.config.path();
+    let loaded = match config::load(&path) {
+        Ok(loaded) => loaded,
+        Err(problems) => return complain(&problems, CONFIGURATION),
+    };
+    if let Some(address) = &args.send_test
+        && Command::parse(format!("RCPT TO:<{address}>").as_bytes()).is_err()
+    {
+        let wrong =
+            format!("--send-test {address:?} is not an address; for example you@example.com");
+        return complain(&wrong, super::USAGE);
+    }
+    let mut target = match Target::new(&loaded.config) {
+        Ok(target) => target,
+        Err(error) => return complain(&error, CONFIGURATION),
+    };
+    let mut findings = Vec::new();
+    let mut tell = |finding: Finding| {
+        if !args.json {
+            print(&finding);
+        }
+        findings.push(finding);
+    };
+    tell(configuration(&path.display().to_string(), &loaded.warnings));
+    let mailbox = &loaded.config.mailbox;
+    let named = mailbox.send_as.iter().filter(|sender| !sender.contains('*'));
+    let senders: Vec<String> = std::iter::once(&mailbox.address).chain(named).cloned().collect();
+    let complete =
+        examination::examine(&mut target, &senders, args.send_test.as_deref(), &mut tell).await;
+
+    let count = |outcome| findings.iter().filter(|finding| finding.outcome == outcome).count();
+    let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
+    if args.json {
+        let document = serde_json::json!({
+            "steps": findings, "failed": failed, "warnings": warnings, "complete": complete
+        });
+        println!("{document:#}");
+    } else {
+        println!();
+        println!("{}", conclusion(failed, warnings, args.send_test.is_some(), complete));
+    }
+    if failed > 0 { FAILED } else { OK }
+}
+
+fn configuration(path: &str, warnings: &[config::Problem]) -> Finding {
+    let outcome = if warnings.is_empty() { Outcome::Ok } else { Outcome::Warning };
+    Finding {
+        step: "configuration".to_owned(),
+        outcome,
+        found: format!("{path} can be acted on"),
+        rule: None,
+        remedy: warnings.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn print(finding: &Finding) {
+    let outcome = match finding.outcome {
+        Outcome::Ok => "ok",
+        Outcome::Warning => "warning",
+        Outcome::Failed => "FAILED",
+    };
+    println!("{outcome:<8} {}: {}", finding.step, finding.found);
+    for step in &finding.remedy {
+        println!("         -> {step}");
+    }
+}
+
+fn conclusion(failed: usize, warnings: usize, sent: bool, complete: bool) -> String {
+    let warned = match warnings {
+        0 => String::new(),
+        1 => " 1 warning.".to_owned(),
+        many => format!(" {many} warnings."),
+    };
+    let rest = if complete { "" } else { " What comes behind it could not be tried." };
+    match (failed, sent) {
+        (0, true) => format!("All steps are in order, and a message was taken.{warned}"),
+        (0, false) => format!(
+            "All steps are in order.{warned} Whether senders are allowed shows only with a real message: --send-test ADDRESS."
+        ),
+        (1, _) => format!("1 step failed: what to do stands below it.{rest}{warned}"),
+        (many, _) => format!("{many} steps failed: what to do stands below each.{warned}"),
+    }
+}

@@ -1,0 +1,138 @@
+//! What stands in an access token, for people only: the relay itself never acts on it.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+
+use super::examination::{Finding, Outcome};
+
+/// Whom tokens for Exchange Online are made out to.
+const AUDIENCE: &str = "https://outlook.office365.com";
+/// What such a token must allow: to an app of its own, or to one on behalf of a user.
+const ROLE: &str = "SMTP.SendAsApp";
+const SCOPE: &str = "SMTP.Send";
+
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    aud: String,
+    exp: Option<i64>,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default)]
+    scp: String,
+}
+
+/// Looks at whom a token is for, what it allows, and until when.
+pub(super) fn examine(token: &SecretString) -> Finding {
+    let (outcome, found, remedy) = match claims(token.expose_secret()) {
+        Some(claims) => judge(&claims, jiff::Timestamp::now().as_second()),
+        None => (
+            Outcome::Warning,
+            "the token cannot be read (it is no JWT): only the smarthost knows what it is worth"
+                .to_owned(),
+            "Check that the file holds the access token alone, not the whole answer of the token endpoint",
+        ),
+    };
+    let remedy = Some(remedy).filter(|remedy| !remedy.is_empty());
+    Finding {
+        step: "token".to_owned(),
+        outcome,
+        found,
+        rule: None,
+        remedy: remedy.into_iter().map(str::to_owned).collect(),
+    }
+}
+
+fn judge(claims: &Claims, now: i64) -> (Outcome, String, &'static str) {
+    let allowed = [claims.roles.join(" "), claims.scp.clone()].join(" ").trim().to_owned();
+    let what = format!(
+        "made out to {}, allows {}",
+        claims.aud,
+        if allowed.is_empty() { "nothing" } else { &allowed }
+    );
+    let audience = claims.aud.trim_end_matches('/');
+    if let Some(exp) = claims.exp.filter(|exp| *exp <= now) {
+        (
+            Outcome::Failed,
+            format!("{what}, ended {} minutes ago", (now - exp) / 60),
+            "Whatever renews the token has stopped, or this machine's clock is wrong",
+        )
+    } else if audience != AUDIENCE {
+        (
+            Outcome::Warning,
+            what,
+            "For Exchange Online ask for the scope https://outlook.office365.com/.default, not one of Microsoft Graph",
+        )
+    } else if !claims.roles.iter().any(|role| role == ROLE)
+        && !claims.scp.split(' ').any(|scope| scope == SCOPE)
+    {
+        (
+            Outcome::Warning,
+            what,
+            "Give the app the application permission SMTP.SendAsApp of Office 365 Exchange Online, with admin consent (or \
+             the delegated SMTP.Send)",
+        )
+    } else {
+        let left = claims.exp.map(|exp| format!(", good for {} more minutes", (exp - now) / 60));
+        (Outcome::Ok, format!("{what}{}", left.unwrap_or_default()), "")
+    }
+}
+
+/// The claims of a JWT (RFC 7519), unverified: whoever it is for does that.
+fn claims(token: &str) -> Option<Claims> {
+    let payload = token.split('.').nth(1)?;
+    let octets = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
+    serde_json::from_slice(&octets).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(claims: &str) -> SecretString {
+        format!("x.{}.y", BASE64_URL_SAFE_NO_PAD.encode(claims)).into()
+    }
+
+    #[test]
+    fn audience_permission_and_end_are_told() {
+        let app = r#""aud":"https://outlook.office365.com","roles":["SMTP.SendAsApp"]"#;
+        for (claims, outcome, found, remedy) in [
+            (
+                format!("{{{app},\"exp\":99999999999}}"),
+                Outcome::Ok,
+                "allows SMTP.SendAsApp, good for ",
+                "",
+            ),
+            (format!("{{{app},\"exp\":1000}}"), Outcome::Failed, ", ended ", "clock"),
+            (
+                r#"{"aud":"https://graph.microsoft.com","scp":"SMTP.Send"}"#.into(),
+                Outcome::Warning,
+                "made out to https://graph.microsoft.com",
+                "/.default",
+            ),
+            (
+                r#"{"aud":"https://outlook.office365.com/","scp":"Mail.Read SMTP.Send.All"}"#
+                    .into(),
+                Outcome::Warning,
+                "allows Mail.Read SMTP.Send.All",
+                "SMTP.SendAsApp",
+            ),
+            (
+                r#"{"aud":"https://outlook.office365.com","scp":"Mail.Read SMTP.Send"}"#.into(),
+                Outcome::Ok,
+                "allows Mail.Read SMTP.Send",
+                "",
+            ),
+        ] {
+            let finding = examine(&token(&claims));
+            assert_eq!(finding.outcome, outcome, "{claims}: {finding:?}");
+            assert!(finding.found.contains(found), "{finding:?}");
+            assert!(finding.remedy.join(" ").contains(remedy), "{finding:?}");
+            assert_eq!(finding.remedy.is_empty(), outcome == Outcome::Ok, "{finding:?}");
+        }
+        let finding = examine(&"opaque-secret".to_owned().into());
+        assert_eq!(finding.outcome, Outcome::Warning);
+        assert!(!format!("{finding:?}").contains("opaque-secret"));
+    }
+}
