@@ -44,7 +44,7 @@ pub fn refused(stage: Stage, reply: &Reply) -> Reply {
             format!("the smarthost gave an unexpected answer at {stage}: {code} {text}"),
         ),
         // Limits of the mailbox, which devices know nothing of and old ones know no such code.
-        430..=432 => Reply::new(451, reply.enhanced, text),
+        430..=432 => Reply::new(451, enhanced(reply, 4), text),
         421 => Reply::new(
             451,
             Enhanced(4, 4, 2),
@@ -61,11 +61,7 @@ pub fn refused(stage: Stage, reply: &Reply) -> Reply {
         ),
         _ => {
             let class = if reply.code.is_permanent() { 5 } else { 4 };
-            // Code and enhanced code may disagree at Exchange Online; devices get a pair that does not.
-            let enhanced = reply
-                .enhanced
-                .map_or(Enhanced(class, 0, 0), |given| Enhanced(class, given.1, given.2));
-            Reply::new(code, enhanced, text)
+            Reply::new(code, enhanced(reply, class), text)
         }
     }
 }
@@ -155,6 +151,11 @@ pub fn stopping() -> Reply {
     Reply::new(421, Enhanced(4, 3, 2), "the relay is stopping, closing")
 }
 
+/// Code and enhanced code may disagree at Exchange Online; devices get a pair that does not.
+fn enhanced(reply: &Reply, class: u8) -> Enhanced {
+    reply.enhanced.map_or(Enhanced(class, 0, 0), |given| Enhanced(class, given.1, given.2))
+}
+
 fn waiting_for_operator(text: &str) -> Reply {
     Reply::new(451, Enhanced(4, 7, 0), format!("waiting for the relay's operator: {text}"))
 }
@@ -187,10 +188,9 @@ fn presentable(text: &str) -> String {
 /// `MW4PR03.prod.outlook.com`, `<id@MW4PR03.prod.outlook.com>`, but neither a URL nor a number with dots.
 fn names_a_host(word: &str) -> bool {
     let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-    let host = word.rsplit(['@', '=']).next().unwrap_or(word);
-    !word.contains("://")
-        && host.split('.').count() > 2
-        && host.chars().any(|c| c.is_ascii_alphabetic())
+    let is_host =
+        |part: &str| part.split('.').count() > 2 && part.chars().any(|c| c.is_ascii_alphabetic());
+    !word.contains("://") && word.split(['@', '=']).any(is_host)
 }
 
 #[cfg(test)]
@@ -210,6 +210,12 @@ mod tests {
         );
         assert_eq!(heard(452, None, "too many\u{7}"), "452 4.0.0 too many?");
         assert_eq!(heard(554, Some(Enhanced(4, 3, 2)), "mailbox busy"), "554 5.3.2 mailbox busy");
+        assert_eq!(heard(432, Some(Enhanced(5, 3, 2)), "too many"), "451 4.3.2 too many");
+        assert_eq!(heard(432, None, "5.3.2 too many"), "451 4.0.0 5.3.2 too many");
+        assert_eq!(
+            heard(550, None, "no: a.prod.outlook.com=x b@c.prod.outlook.com@d"),
+            "550 5.0.0 no:"
+        );
         assert_eq!(heard(550, None, &"long ".repeat(200)).len(), "550 5.0.0 ".len() + TEXT);
     }
 
