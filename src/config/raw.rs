@@ -173,6 +173,9 @@ impl<'a> Table<'a> {
             self.complain(key, mismatch("a list of sections", value, &hint));
             return Vec::new();
         };
+        if array.is_empty() {
+            self.problem(key, "it is empty", hint.as_str());
+        }
         let mut tables = Vec::with_capacity(array.len());
         for item in array.iter() {
             let line = Some(self.report.line(item.span().start));

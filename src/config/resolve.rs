@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytesize::ByteSize;
+use tracing_subscriber::EnvFilter;
 
 use super::{
     CertificateFiles, Config, Delivery, Limits, Log, LogFormat, ReceivedDetail, Smarthost,
@@ -240,7 +241,8 @@ fn log(mut table: Table<'_>) -> Log {
             let word = part.rsplit('=').next().unwrap_or(part).trim().to_ascii_lowercase();
             matches!(word.as_str(), "off" | "error" | "warn" | "info" | "debug" | "trace")
         };
-        let known = level.split(',').all(is_level);
+        // The log takes any word for a target, but not every target.
+        let known = level.split(',').all(is_level) && EnvFilter::try_new(&level).is_ok();
         known
             .then(|| level.clone())
             .ok_or_else(|| Complaint::new(format!("{level:?} is not a level"), hint))
