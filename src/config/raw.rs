@@ -302,9 +302,10 @@ pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     (near.0 <= word.chars().count().div_ceil(3)).then_some(near.1)
 }
 
-/// A quoted key can hold anything, line ends too, and a problem has one line.
-fn printable(key: &str) -> String {
+/// A problem has one line, but a quoted key can hold anything, and the parser lets anything stand behind the
+/// `1_` of an integer.
+pub(super) fn printable(word: &str) -> String {
     let bare =
-        key.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-'));
-    if bare && !key.is_empty() { key.to_owned() } else { format!("{key:?}") }
+        word.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-'));
+    if bare && !word.is_empty() { word.to_owned() } else { format!("{word:?}") }
 }

@@ -182,6 +182,8 @@ fn listeners_and_mailboxes_that_make_no_sense() {
         ("", "", "[limits]\nmessage_size = 0", "limits.message_size: 0B is not between 1B and 16GiB"),
         ("", "", "[limits]\nmessage_size = -1", "limits.message_size: -1 is not a size"),
         ("", "", "[limits]\nrecipients = 99999999999999999999", "limits.recipients: "),
+        ("", "", "[limits]\nrecipients = 1_0\u{7}", "limits.recipients: \"10\\u{7}\" is not between"),
+        ("", "", "[limits]\nmessage_size = 1_0\u{7}", "limits.message_size: \"10\\u{7}\" is not a size"),
     ] {
         let problems = refused(&with("", listener, mailbox, end));
         assert_eq!(problems.len(), 1, "{problems:#?}");
