@@ -62,7 +62,7 @@ fn long_configurations_take_no_longer_than_their_length() {
         ("", &|_| "k".to_owned()),
         ("a = ", &|_| "[".to_owned()),
         ("[limits]\nrecipients = 1", &|_| "_1".to_owned()),
-        ("[log]\nlevel = \"info", &|_| ",a[b{c=d}]=info".to_owned()),
+        ("[log]\nlevel = \"info", &|_| ",a::b=info".to_owned()),
         ("a = \"", &|_| "\\n".to_owned()),
         ("", &|_| "\"\n".to_owned()),
     ];

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use smtp_uplift::config::{self, Problem};
+use smtp_uplift::{
+    config::{self, Problem},
+    telemetry::log,
+};
 use toml::de::{DeTable, DeValue};
-use tracing_subscriber::EnvFilter;
 
 /// A password that no message may quote.
 const SECRET: &str = "tr0ub4dor";
@@ -27,7 +29,7 @@ pub fn config(input: &[u8]) {
             let shown = format!("{loaded:?}");
             assert!(!loaded.config.listeners.is_empty(), "no device could connect");
             let level = &loaded.config.log.level;
-            assert!(EnvFilter::try_new(level).is_ok(), "the log does not know {level:?}");
+            assert!(log::filter(level).is_ok(), "the log does not know {level:?}");
             (loaded.warnings, shown)
         }
         Err(problems) => {
