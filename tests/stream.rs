@@ -64,6 +64,28 @@ async fn awkward_messages_arrive_too() {
 }
 
 #[tokio::test]
+async fn addresses_outside_ascii_go_up_only_where_they_are_taken() {
+    let house = House::new().await;
+    let heard = house.send("b\u{fc}ro@example.com", &["b@example.net"]).await;
+    assert!(heard.starts_with("250 2.0.0"), "{heard}");
+    let scenario = Scenario {
+        hide: vec!["SMTPUTF8".into()],
+        password: Some(PASSWORD.into()),
+        ..Scenario::default()
+    };
+    let house = House::build(Plan { scenario, ..Plan::default() }).await;
+    for (from, to) in [("b\u{fc}ro@example.com", "b@example.net"), ("a@b", "b\u{fc}ro@example.net")]
+    {
+        let heard = house.send(from, &[to]).await;
+        assert!(
+            heard.starts_with("553 5.6.7 the smarthost takes no address outside ASCII"),
+            "{heard}"
+        );
+    }
+    assert!(house.send("a@b", &["c@d"]).await.starts_with("250"), "the connection is of use still");
+}
+
+#[tokio::test]
 async fn line_ends_are_mended_or_refused_as_configured() {
     let house = House::new().await;
     let sloppy = "Subject: x\n\n.\nbare\rCR and \0\r\n";

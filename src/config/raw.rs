@@ -173,6 +173,9 @@ impl<'a> Table<'a> {
             self.complain(key, mismatch("a list of sections", value, &hint));
             return Vec::new();
         };
+        if array.is_empty() {
+            self.problem(key, "it is empty", hint.as_str());
+        }
         let mut tables = Vec::with_capacity(array.len());
         for item in array.iter() {
             let line = Some(self.report.line(item.span().start));
@@ -299,9 +302,10 @@ pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     (near.0 <= word.chars().count().div_ceil(3)).then_some(near.1)
 }
 
-/// A quoted key can hold anything, line ends too, and a problem has one line.
-fn printable(key: &str) -> String {
+/// A problem has one line, but a quoted key can hold anything, and the parser lets anything stand behind the
+/// `1_` of an integer.
+pub(super) fn printable(word: &str) -> String {
     let bare =
-        key.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-'));
-    if bare && !key.is_empty() { key.to_owned() } else { format!("{key:?}") }
+        word.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-'));
+    if bare && !word.is_empty() { word.to_owned() } else { format!("{word:?}") }
 }

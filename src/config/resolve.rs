@@ -245,11 +245,7 @@ fn log(mut table: Table<'_>) -> Log {
     let level = table.read("level", |value| {
         let hint = "for example level = \"info\", or \"info,smtp_uplift=debug\"";
         let level = value::text(value, hint)?;
-        let is_level = |part: &str| {
-            let word = part.rsplit('=').next().unwrap_or(part).trim().to_ascii_lowercase();
-            matches!(word.as_str(), "off" | "error" | "warn" | "info" | "debug" | "trace")
-        };
-        let known = level.split(',').all(is_level);
+        let known = level.split(',').all(|part| is_log_filter(part.trim()));
         known
             .then(|| level.clone())
             .ok_or_else(|| Complaint::new(format!("{level:?} is not a level"), hint))
@@ -269,4 +265,17 @@ fn log(mut table: Table<'_>) -> Log {
         level: level.unwrap_or_else(|| "info".into()),
         transcripts: transcripts.unwrap_or_default(),
     }
+}
+
+/// A level, or a module with the level that it logs at; spans and their fields are no business of a configuration.
+fn is_log_filter(part: &str) -> bool {
+    let (target, level) = part.split_once('=').unwrap_or(("any", part));
+    let is_module =
+        |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-' | b':');
+    !target.is_empty()
+        && target.bytes().all(is_module)
+        && matches!(
+            level.to_ascii_lowercase().as_str(),
+            "off" | "error" | "warn" | "info" | "debug" | "trace"
+        )
 }

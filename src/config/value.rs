@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::{
     file::unreadable,
-    raw::{Complaint, LATER, Table, mismatch, nearest},
+    raw::{Complaint, LATER, Table, mismatch, nearest, printable},
 };
 
 impl Table<'_> {
@@ -40,6 +40,7 @@ impl Table<'_> {
                 .filter(|number| range.contains(number))
                 .ok_or_else(|| {
                     let (low, high) = (range.start(), range.end());
+                    let integer = printable(&integer.to_string());
                     Complaint::new(format!("{integer} is not between {low} and {high}"), hint)
                 })
         });
@@ -86,7 +87,10 @@ impl Table<'_> {
                     .map_err(|_| Complaint::new(format!("{text:?} is not a size"), &hint))?,
                 DeValue::Integer(octets) => u64::from_str_radix(octets.as_str(), octets.radix())
                     .map(ByteSize::b)
-                    .map_err(|_| Complaint::new(format!("{octets} is not a size"), &hint))?,
+                    .map_err(|_| {
+                        let octets = printable(&octets.to_string());
+                        Complaint::new(format!("{octets} is not a size"), &hint)
+                    })?,
                 _ => return Err(mismatch("a size in quotes", value, &hint)),
             };
             if range.contains(&size) {

@@ -18,6 +18,7 @@ use super::{
     command::Command,
     envelope::Envelope,
     param::MailParams,
+    path::ForwardPath,
     reply::Reply,
     sasl::{ClientExchange, Login},
 };
@@ -211,13 +212,17 @@ impl Opening {
 /// The MAIL command for an envelope. `added` octets come on top of the size that the device declared.
 ///
 /// SMTPUTF8 and BODY=8BITMIME are asked for only when needed: Exchange Online offers both and now and then
-/// refuses them. For an address outside ASCII the former is needed even if it was not offered.
+/// refuses them. `None` for a sender outside ASCII where SMTPUTF8 is not offered (RFC 6531 section 3.2).
 pub fn mail_command(
     envelope: &Envelope,
     recipient_is_ascii: bool,
     offered: &Capabilities,
     added: u64,
-) -> Command {
+) -> Option<Command> {
+    let sender_is_ascii = envelope.reverse_path.is_ascii();
+    if !sender_is_ascii && !offered.smtputf8 {
+        return None;
+    }
     let params = MailParams {
         size: envelope
             .params
@@ -225,9 +230,15 @@ pub fn mail_command(
             .filter(|_| offered.size.is_some())
             .map(|size| size.saturating_add(added)),
         eight_bit: envelope.params.eight_bit && offered.eight_bit_mime,
-        smtputf8: offered.smtputf8 && !(envelope.reverse_path.is_ascii() && recipient_is_ascii),
+        smtputf8: offered.smtputf8 && !(sender_is_ascii && recipient_is_ascii),
     };
-    Command::Mail(envelope.reverse_path.clone(), params)
+    Some(Command::Mail(envelope.reverse_path.clone(), params))
+}
+
+/// The RCPT command behind a MAIL that said SMTPUTF8 or did not; `None` for a recipient outside ASCII where
+/// it did not (RFC 6531 section 3.4).
+pub fn rcpt_command(recipient: &ForwardPath, smtputf8: bool) -> Option<Command> {
+    (smtputf8 || recipient.is_ascii()).then(|| Command::Rcpt(recipient.clone()))
 }
 
 #[cfg(test)]
@@ -327,7 +338,7 @@ mod tests {
         };
         let params = MailParams { size: Some(10), eight_bit: true, smtputf8: true };
         let shown = |envelope: &Envelope, ascii, offered: &Capabilities| {
-            format!("{:?}", mail_command(envelope, ascii, offered, 5))
+            format!("{:?}", mail_command(envelope, ascii, offered, 5).unwrap())
         };
         assert_eq!(
             shown(&envelope("a@b", params), true, &all),
@@ -346,5 +357,12 @@ mod tests {
             shown(&envelope("a@b", MailParams::default()), false, &all),
             "MAIL FROM:<a@b> SMTPUTF8"
         );
+        let none = Capabilities::default();
+        assert_eq!(shown(&envelope("a@b", params), false, &none), "MAIL FROM:<a@b>");
+        assert_eq!(mail_command(&envelope("ä@b", params), true, &none, 5), None);
+        let recipient = |text| ForwardPath::Address(Address::parse(text).unwrap());
+        assert!(rcpt_command(&recipient("a@b"), false).is_some());
+        assert!(rcpt_command(&recipient("ä@b"), true).is_some());
+        assert_eq!(rcpt_command(&recipient("ä@b"), false), None);
     }
 }

@@ -179,8 +179,12 @@ impl ReplyLines {
             Some(_) => return Err(malformed()),
         };
         let text = String::from_utf8_lossy(line.get(4..).unwrap_or_default());
-        let (enhanced, text) = Enhanced::split(&text);
+        // RFC 5321 section 4.2 allows none; in a log they could show what nobody said.
+        let text = text.replace(char::is_control, " ");
+        let (enhanced, rest) = Enhanced::split(&text);
         let reply = self.partial.get_or_insert_with(|| Reply { code, enhanced, lines: Vec::new() });
+        // A line with an enhanced code of its own keeps it as text.
+        let text = if enhanced == reply.enhanced { rest } else { &text };
         if reply.code != code {
             return Err(ReplyFault::CodesDiffer);
         }
@@ -222,6 +226,10 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(reply.lines, ["relay Hello [192.0.2.1]", "SIZE 157286400", "SMTPUTF8"]);
+        let reply = read(&["550-5.1.1 a", "550-5.7.1 b", "550 c"]).unwrap().unwrap();
+        assert_eq!(reply.to_string(), "550 5.1.1 a 5.7.1 b c");
+        let reply = read(&["250 a\0b\r\u{1b}[2J\u{85}c\td"]).unwrap().unwrap();
+        assert_eq!(reply.text(), "a b  [2J c d", "controls are blanks");
         assert_eq!(read(&["334 "]).unwrap().unwrap().text(), "");
         assert_eq!(read(&["354"]).unwrap().unwrap().text(), "");
     }

@@ -190,10 +190,9 @@ fn presentable(text: &str) -> String {
 /// `MW4PR03.prod.outlook.com`, `<id@MW4PR03.prod.outlook.com>`, but neither a URL nor a number with dots.
 fn names_a_host(word: &str) -> bool {
     let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-    let host = word.rsplit(['@', '=']).next().unwrap_or(word);
-    !word.contains("://")
-        && host.split('.').count() > 2
-        && host.chars().any(|c| c.is_ascii_alphabetic())
+    let is_host =
+        |part: &str| part.split('.').count() > 2 && part.chars().any(|c| c.is_ascii_alphabetic());
+    !word.contains("://") && word.split(['@', '=']).any(is_host)
 }
 
 #[cfg(test)]
@@ -216,6 +215,12 @@ mod tests {
         );
         assert_eq!(heard(452, None, "too many\u{7}"), "452 4.0.0 too many?");
         assert_eq!(heard(550, Some(Enhanced(4, 1, 1)), "no such user"), "550 5.1.1 no such user");
+        assert_eq!(heard(432, Some(Enhanced(5, 3, 2)), "too many"), "451 4.3.2 too many");
+        assert_eq!(heard(432, None, "5.3.2 too many"), "451 4.0.0 5.3.2 too many");
+        assert_eq!(
+            heard(550, None, "no: a.prod.outlook.com=x b@c.prod.outlook.com@d"),
+            "550 5.0.0 no:"
+        );
         assert_eq!(heard(550, None, &"long ".repeat(200)).len(), "550 5.0.0 ".len() + TEXT);
     }
 

@@ -14,16 +14,18 @@ use bytes::Bytes;
 
 use super::{classify::class::Scope, connection::Lost, pool::Lease};
 use crate::proto::{
-    client::{Stage, mail_command},
+    client::{Stage, mail_command, rcpt_command},
     command::Command,
     envelope::Envelope,
     path::ForwardPath,
-    reply::Reply,
+    reply::{Enhanced, Reply},
 };
 
 /// MAIL was accepted.
 pub struct MailTransaction {
     lease: Lease,
+    /// It said SMTPUTF8.
+    smtputf8: bool,
 }
 
 /// 354 was said: data may flow.
@@ -49,7 +51,8 @@ impl From<Lost> for StepError {
 impl Lease {
     /// Begins a transaction: MAIL and the first RCPT in one flight, RSET in front from the connection's
     /// second transaction on. Returns the reply to that RCPT. `added` octets will come on top of the
-    /// size that the device declared; `wait` is for each reply.
+    /// size that the device declared; `wait` is for each reply. What the smarthost cannot be asked, since it
+    /// needs an SMTPUTF8 that is not offered, is refused here.
     pub async fn mail(
         mut self,
         envelope: &Envelope,
@@ -58,32 +61,37 @@ impl Lease {
         wait: Duration,
     ) -> Result<(MailTransaction, Reply), StepError> {
         let connection = self.connection_mut();
+        let mail = mail_command(envelope, first.is_ascii(), connection.capabilities(), added);
+        let Some(mail) = mail else {
+            return Err(self.refused(Stage::Mail, outside_ascii()));
+        };
+        let smtputf8 = matches!(&mail, Command::Mail(_, params) if params.smtputf8);
+        let rcpt = rcpt_command(first, smtputf8);
+        let flight = |mail: &Command| [Some(mail.clone()), rcpt.clone()].into_iter().flatten();
+        let unasked = || rcpt.is_none().then(outside_ascii);
         let reset = connection.is_used();
         connection.count_transaction();
-        let mail = mail_command(envelope, first.is_ascii(), connection.capabilities(), added);
         let bare = Command::Mail(envelope.reverse_path.clone(), Default::default());
-        let mut flight = vec![mail.clone(), Command::Rcpt(first.clone())];
-        if reset {
-            flight.insert(0, Command::Rset);
-        }
-        let mut replies = connection.exchange(&flight, wait).await?.into_iter();
+        let commands: Vec<_> =
+            reset.then_some(Command::Rset).into_iter().chain(flight(&mail)).collect();
+        let mut replies = connection.exchange(&commands, wait).await?.into_iter();
         if reset && let Some(reply) = replies.next().filter(|reply| !reply.code.is_positive()) {
             // Not parked: a connection that cannot forget is of no use.
             return Err(StepError::Refused(Stage::Rset, reply));
         }
-        let mut answers = (replies.next(), replies.next());
+        let mut answers = (replies.next(), replies.next().or_else(unasked));
         // Some of Exchange Online's back ends do not know the parameters that its front end offers.
         if let (Some(reply), Some(_)) = &answers
             && reply.code.get() == 502
             && mail != bare
         {
-            let flight = [bare, Command::Rcpt(first.clone())];
-            let mut replies = self.connection_mut().exchange(&flight, wait).await?.into_iter();
-            answers = (replies.next(), replies.next());
+            let commands: Vec<_> = flight(&bare).collect();
+            let mut replies = self.connection_mut().exchange(&commands, wait).await?.into_iter();
+            answers = (replies.next(), replies.next().or_else(unasked));
         }
         match answers {
             (Some(mail), Some(rcpt)) if mail.code.get() == 250 => {
-                Ok((MailTransaction { lease: self }, rcpt))
+                Ok((MailTransaction { lease: self, smtputf8 }, rcpt))
             }
             (Some(mail), _) => Err(self.refused(Stage::Mail, mail)),
             (None, _) => Err(self.refused(Stage::Mail, Reply::new(421, None, "closing"))),
@@ -107,11 +115,20 @@ impl Lease {
     }
 }
 
+/// The refusal of an address that the smarthost may not be asked about (RFC 6531 section 3.5).
+fn outside_ascii() -> Reply {
+    Reply::new(
+        553,
+        Enhanced(5, 6, 7),
+        "the smarthost takes no address outside ASCII here: use another, or name it as the first recipient",
+    )
+}
+
 impl MailTransaction {
     /// Names one more recipient.
     pub async fn rcpt(&mut self, recipient: &ForwardPath, wait: Duration) -> Result<Reply, Lost> {
-        let replies =
-            self.lease.connection_mut().exchange(&[Command::Rcpt(recipient.clone())], wait).await?;
+        let Some(rcpt) = rcpt_command(recipient, self.smtputf8) else { return Ok(outside_ascii()) };
+        let replies = self.lease.connection_mut().exchange(&[rcpt], wait).await?;
         Ok(replies.into_iter().next().unwrap_or_else(|| Reply::new(421, None, "closing")))
     }
 

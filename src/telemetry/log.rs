@@ -16,7 +16,7 @@ pub struct BadLevel(String);
 /// [`LEVEL_VARIABLE`]. A log that runs already goes on as it is.
 pub fn start(json: bool, level: &str) -> Result<(), BadLevel> {
     let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| level.to_owned());
-    let filter = EnvFilter::try_new(&level).map_err(|_| BadLevel(level))?;
+    let filter = filter(&level)?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -29,4 +29,26 @@ pub fn start(json: bool, level: &str) -> Result<(), BadLevel> {
         log.try_init()
     };
     Ok(())
+}
+
+/// Reads a level, or a list of `target=level` with blanks around its parts.
+pub fn filter(level: &str) -> Result<EnvFilter, BadLevel> {
+    // A blank in front of a part makes the crate's parser cut it in the wrong places, within a character too.
+    let parts: Vec<&str> = level.split(',').map(str::trim).collect();
+    EnvFilter::try_new(parts.join(",")).map_err(|_| BadLevel(level.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_around_a_part_change_nothing() {
+        let wanted = EnvFilter::new("info,smtp_uplift=debug").to_string();
+        for level in ["info, smtp_uplift=debug", " info ,\tsmtp_uplift=debug "] {
+            assert_eq!(filter(level).unwrap().to_string(), wanted, "{level:?}");
+        }
+        assert!(filter("info, smtp_uplift=loud").is_err());
+        assert!(filter(" [a{ =\u{fffd}\u{fffd}}]=warn").is_ok(), "no panic");
+    }
 }

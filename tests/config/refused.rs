@@ -174,12 +174,15 @@ fn listeners_and_mailboxes_that_make_no_sense() {
         ("", "max_connections = 0", "", "mailbox.max_connections: 0 is not between 1 and 1000"),
         ("", "", "[auth]\nusers_file = \"nobody.txt\"", "auth.users_file: "),
         ("", "", "[log]\nlevel = \"loud\"", "log.level: \"loud\" is not a level"),
+        ("", "", "[log]\nlevel = \"[a=info\"", "log.level: \"[a=info\" is not a level"),
         ("", "", "[admin]\naddress = \"localhost\"", "admin.address: \"localhost\" is not an address with a port"),
         ("", "", "[limits]\nidle_timeout = \"3 days\"", "limits.idle_timeout: \"3 days\" is not between 1ms and 1day"),
         ("", "", "[limits]\nmessage_size = \"99999999TiB\"", "limits.message_size: "),
         ("", "", "[limits]\nmessage_size = 0", "limits.message_size: 0B is not between 1B and 16GiB"),
         ("", "", "[limits]\nmessage_size = -1", "limits.message_size: -1 is not a size"),
         ("", "", "[limits]\nrecipients = 99999999999999999999", "limits.recipients: "),
+        ("", "", "[limits]\nrecipients = 1_0\u{7}", "limits.recipients: \"10\\u{7}\" is not between"),
+        ("", "", "[limits]\nmessage_size = 1_0\u{7}", "limits.message_size: \"10\\u{7}\" is not a size"),
     ] {
         let problems = refused(&with("", listener, mailbox, end));
         assert_eq!(problems.len(), 1, "{problems:#?}");
@@ -240,6 +243,17 @@ fn secret_sources_that_do_not_work_are_problems_at_their_line() {
     let loaded = accepted(&MINIMAL.replace("{ file = \"pw\" }", "{ env = \"CARGO_MANIFEST_DIR\" }"));
     let MailboxAuth::Login { password } = loaded.config.mailbox.auth else { panic!("login") };
     assert_eq!(password.load().unwrap().expose_secret(), env!("CARGO_MANIFEST_DIR"));
+}
+
+#[test]
+fn an_empty_list_is_no_listener_and_no_mailbox() {
+    for (key, rest) in [
+        ("listener", "[[mailbox]]\naddress = \"a@b\"\nauth = \"none\""),
+        ("mailbox", "[[listener]]\naddress = \"127.0.0.1:25\""),
+    ] {
+        let problems = refused(&format!("hostname = \"relay\"\n{key} = []\n{rest}\n"));
+        assert_eq!(problems, [format!("2: {key}: it is empty; write [[{key}]]")]);
+    }
 }
 
 /// No text may make the reader panic; the worst that a text can do is to be refused.
