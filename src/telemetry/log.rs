@@ -1,6 +1,9 @@
 //! The log: lines on stderr, which under systemd is the journal.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    ffi::OsStr,
+    io::{self, IsTerminal as _},
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -20,7 +23,9 @@ pub fn start(json: bool, level: &str) -> Result<(), BadLevel> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(colours(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref()))
+        // It would complain on stderr, and panic if that is what is broken.
+        .log_internal_errors(false)
         .with_target(false);
     // Fails only where a log runs already: the embedding program's own.
     let _ = if json {
@@ -29,4 +34,21 @@ pub fn start(json: bool, level: &str) -> Result<(), BadLevel> {
         log.try_init()
     };
     Ok(())
+}
+
+/// Colours are for terminals, unless the user wants none: <https://no-color.org>.
+fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        assert!(colours(true, None) && colours(true, Some(OsStr::new(""))));
+        assert!(!colours(true, Some(OsStr::new("0"))));
+        assert!(!colours(false, None));
+    }
 }
