@@ -23,7 +23,7 @@ pub(super) async fn run(args: Args) -> u8 {
             OK
         }
         Err(problems) => {
-            let count = problems.0.len();
+            let count = problems.problems.len();
             eprintln!("{problems}");
             eprintln!(
                 "smtp-uplift: {count} {} in the configuration",
