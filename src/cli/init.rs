@@ -47,8 +47,9 @@ pub(super) fn run(args: Args) -> u8 {
     if let Err(error) = well_formed(&text) {
         return complain(&error, USAGE);
     }
-    // In remarks too.
-    let text = text.replace(PLACEHOLDER, &args.mailbox);
+    // In the remark too, now that it is known to be one line.
+    let remark = |mailbox| format!("Set-CASMailbox {mailbox} ");
+    let text = text.replacen(&remark(PLACEHOLDER), &remark(&args.mailbox), 1);
     let files = [CONFIG, CERTIFICATE, KEY, PASSWORD];
     let there: Vec<_> =
         files.into_iter().filter(|name| dir.join(name).symlink_metadata().is_ok()).collect();

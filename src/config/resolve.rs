@@ -113,7 +113,8 @@ fn hostname(root: &mut Table<'_>) -> Option<String> {
     None
 }
 
-/// Whether this is a domain name: RFC 5321, section 4.1.2: `Domain`, which is also all that goes unescaped into a Received field.
+/// Whether this is a `Domain` (RFC 5321, section 4.1.2), which is also all that goes unescaped into a
+/// Received field.
 pub fn is_domain(name: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
