@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
+#[path = "config/effective.rs"]
+mod effective;
 #[path = "config/refused.rs"]
 mod refused;
 
@@ -24,149 +26,12 @@ hostname = "relay.example.test"
 [[listener]]
 address = "127.0.0.1:2525"
 [[mailbox]]
-address = "scanner@example.com"
+address = "scanner@office.test"
 password = { file = "pw" }
 "#;
 
-/// A folder with the files that the texts below name.
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, text) in [
-        ("pw", "sesame-pw\n"),
-        ("token", "sesame-token\n"),
-        ("relay.crt", ""),
-        ("relay.key", ""),
-        ("ca.pem", ""),
-        ("users.txt", ""),
-    ] {
-        fs::write(folder.path().join(name), text).unwrap();
-        set_mode(&folder.path().join(name), 0o600);
-    }
-    folder
-}
-
-#[cfg(unix)]
-fn set_mode(path: &Path, mode: u32) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-#[cfg(not(unix))]
-fn set_mode(_path: &Path, _mode: u32) {}
-
-fn parse_in(folder: &TempDir, text: &str) -> Result<Loaded, Problems> {
-    config::parse(text, &folder.path().join("smtp-uplift.toml"))
-}
-
-#[track_caller]
-fn accepted(text: &str) -> Loaded {
-    match parse_in(&folder(), text) {
-        Ok(loaded) => loaded,
-        Err(problems) => panic!("{problems}"),
-    }
-}
-
-/// The problems without their file, as `line: key: reason; hint`.
-#[track_caller]
-fn refused(text: &str) -> Vec<String> {
-    let folder = folder();
-    let problems = parse_in(&folder, text).expect_err("it should be refused");
-    let prefix = format!("{}:", folder.path().join("smtp-uplift.toml").display());
-    problems.to_string().lines().map(|line| line.replace(&prefix, "").trim().to_owned()).collect()
-}
-
-/// The minimal configuration with lines added to its root, its listener, its mailbox and its end.
-fn with(root: &str, listener: &str, mailbox: &str, end: &str) -> String {
-    format!(
-        "hostname = \"relay.example.test\"\n{root}\n[[listener]]\naddress = \"127.0.0.1:2525\"\n{listener}\n\
-         [[mailbox]]\naddress = \"scanner@example.com\"\npassword = {{ file = \"pw\" }}\n{mailbox}\n{end}\n"
-    )
-}
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-#[test]
-fn defaults_are_those_of_the_interface() {
-    let folder = folder();
-    let Loaded { config, warnings } = parse_in(&folder, MINIMAL).unwrap();
-    assert!(warnings.is_empty(), "{warnings:?}");
-    assert_eq!(config.state_dir, Path::new("/var/lib/smtp-uplift"));
-    assert_eq!(config.drain_timeout, seconds(30));
-    assert_eq!(config.received, ReceivedDetail::Full);
-    assert_eq!(config.certificate, None);
-    assert_eq!(config.users_file, None);
-    assert_eq!(config.admin.unwrap().address, "127.0.0.1:9525".parse().unwrap());
-    assert_eq!(
-        config.log,
-        Log { format: LogFormat::Text, level: "info".into(), transcripts: Transcripts::Failed }
-    );
-    assert_eq!(config.delivery, Delivery { device_patience: seconds(20) });
-    assert_eq!(
-        config.listeners,
-        [Listener {
-            name: "127.0.0.1:2525".into(),
-            address: "127.0.0.1:2525".parse().unwrap(),
-            tls: ListenerTls::StartTls,
-            tls_profile: TlsProfile::Legacy,
-            auth: DeviceAuth::None,
-            auth_without_tls: false,
-            accept_any_credentials: false,
-            line_endings: LineEndings::Normalise,
-            hide: vec![],
-            allow: AccessList::default()
-        }]
-    );
-    assert_eq!(
-        config.limits,
-        Limits {
-            message_size: 150 << 20,
-            recipients: 500,
-            sessions: 5_000,
-            sessions_per_device: 50,
-            command_timeout: seconds(300),
-            idle_timeout: seconds(600),
-            data_min_rate: 256
-        }
-    );
-    assert_eq!(
-        config.smarthost,
-        Smarthost {
-            host: "smtp.office365.com".into(),
-            port: 587,
-            tls: SmarthostTls::StartTls,
-            tls_min: TlsMin::V1_2,
-            tls_backend: TlsBackend::Rustls,
-            ca_file: None,
-            replies_file: None,
-            lease_wait: seconds(5)
-        }
-    );
-    assert_eq!(config.mailbox.address, "scanner@example.com");
-    assert_eq!(config.mailbox.username, "scanner@example.com");
-    assert_eq!(config.mailbox.max_connections, 3);
-    let MailboxAuth::Login { password } = config.mailbox.auth else {
-        panic!("password means login")
-    };
-    assert_eq!(password.path(), Some(folder.path().join("pw").as_path()));
-}
-
-#[test]
-fn hostname_defaults_to_the_systems_name() {
-    let text = MINIMAL.replace("hostname = \"relay.example.test\"\n", "");
-    match parse_in(&folder(), &text) {
-        Ok(loaded) => assert!(!loaded.config.hostname.is_empty()),
-        Err(problems) => {
-            assert!(problems.to_string().contains("hostname: the system's name "), "{problems}")
-        }
-    }
-}
-
-#[test]
-fn everything_said() {
-    let Loaded { config, warnings } = accepted(
-        r#"
+/// Every key that this version takes.
+const MAXIMAL: &str = r#"
 hostname = "relay.example.lan"
 state_dir = "state"
 drain_timeout = "1m 30s"
@@ -230,6 +95,7 @@ tls = "none"
 tls_min = "1.3"
 tls_backend = "native"
 ca_file = "ca.pem"
+replies_file = "replies.toml"
 lease_wait = "2s"
 
 [[mailbox]]
@@ -257,10 +123,149 @@ address = ""
 [log]
 format = "json"
 level = "warn,smtp_uplift=debug"
-transcripts = "off"
+transcripts = "all"
 addresses = "full"
-"#,
+"#;
+
+/// A folder with the files that the texts below name.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("pw", "sesame-pw\n"),
+        ("token", "sesame-token\n"),
+        ("relay.crt", ""),
+        ("relay.key", ""),
+        ("ca.pem", ""),
+        ("users.txt", ""),
+        ("replies.toml", ""),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+        set_mode(&folder.path().join(name), 0o600);
+    }
+    folder
+}
+
+#[cfg(unix)]
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[cfg(not(unix))]
+fn set_mode(_path: &Path, _mode: u32) {}
+
+fn parse_in(folder: &TempDir, text: &str) -> Result<Loaded, Problems> {
+    config::parse(text, &folder.path().join("smtp-uplift.toml"))
+}
+
+#[track_caller]
+fn accepted(text: &str) -> Loaded {
+    match parse_in(&folder(), text) {
+        Ok(loaded) => loaded,
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+/// The problems without their file, as `line: key: reason; hint`.
+#[track_caller]
+fn refused(text: &str) -> Vec<String> {
+    let folder = folder();
+    let problems = parse_in(&folder, text).expect_err("it should be refused");
+    let prefix = format!("{}:", folder.path().join("smtp-uplift.toml").display());
+    problems.to_string().lines().map(|line| line.replace(&prefix, "").trim().to_owned()).collect()
+}
+
+/// The minimal configuration with lines added to its root, its listener, its mailbox and its end.
+fn with(root: &str, listener: &str, mailbox: &str, end: &str) -> String {
+    format!(
+        "hostname = \"relay.example.test\"\n{root}\n[[listener]]\naddress = \"127.0.0.1:2525\"\n{listener}\n\
+         [[mailbox]]\naddress = \"scanner@office.test\"\npassword = {{ file = \"pw\" }}\n{mailbox}\n{end}\n"
+    )
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn defaults_are_those_of_the_interface() {
+    let folder = folder();
+    let Loaded { config, warnings } = parse_in(&folder, MINIMAL).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(config.state_dir, Path::new("/var/lib/smtp-uplift"));
+    assert_eq!(config.drain_timeout, seconds(30));
+    assert_eq!(config.received, ReceivedDetail::Full);
+    assert_eq!(config.certificate, None);
+    assert_eq!(config.users_file, None);
+    assert_eq!(config.admin.unwrap().address, "127.0.0.1:9525".parse().unwrap());
+    assert_eq!(
+        config.log,
+        Log { format: LogFormat::Text, level: "info".into(), transcripts: Transcripts::Failed }
     );
+    assert_eq!(config.delivery, Delivery { device_patience: seconds(20) });
+    assert_eq!(
+        config.listeners,
+        [Listener {
+            name: "127.0.0.1:2525".into(),
+            address: "127.0.0.1:2525".parse().unwrap(),
+            tls: ListenerTls::StartTls,
+            tls_profile: TlsProfile::Legacy,
+            auth: DeviceAuth::None,
+            auth_without_tls: false,
+            accept_any_credentials: false,
+            line_endings: LineEndings::Normalise,
+            hide: vec![],
+            allow: AccessList::default()
+        }]
+    );
+    assert_eq!(
+        config.limits,
+        Limits {
+            message_size: 150 << 20,
+            recipients: 500,
+            sessions: 5_000,
+            sessions_per_device: 50,
+            command_timeout: seconds(300),
+            idle_timeout: seconds(600),
+            data_min_rate: 256
+        }
+    );
+    assert_eq!(
+        config.smarthost,
+        Smarthost {
+            host: "smtp.office365.com".into(),
+            port: 587,
+            tls: SmarthostTls::StartTls,
+            tls_min: TlsMin::V1_2,
+            tls_backend: TlsBackend::Rustls,
+            ca_file: None,
+            replies_file: None,
+            lease_wait: seconds(5)
+        }
+    );
+    assert_eq!(config.mailbox.address, "scanner@office.test");
+    assert_eq!(config.mailbox.username, "scanner@office.test");
+    assert_eq!(config.mailbox.max_connections, 3);
+    let MailboxAuth::Login { password } = config.mailbox.auth else {
+        panic!("password means login")
+    };
+    assert_eq!(password.path(), Some(folder.path().join("pw").as_path()));
+}
+
+#[test]
+fn hostname_defaults_to_the_systems_name() {
+    let text = MINIMAL.replace("hostname = \"relay.example.test\"\n", "");
+    match parse_in(&folder(), &text) {
+        Ok(loaded) => assert!(!loaded.config.hostname.is_empty()),
+        Err(problems) => {
+            assert!(problems.to_string().contains("hostname: the system's name "), "{problems}")
+        }
+    }
+}
+
+#[test]
+fn everything_said() {
+    let Loaded { config, warnings } = accepted(MAXIMAL);
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(config.hostname, "relay.example.lan");
     assert!(config.state_dir.ends_with("state") && config.state_dir.is_absolute());
@@ -310,7 +315,7 @@ addresses = "full"
         Log {
             format: LogFormat::Json,
             level: "warn,smtp_uplift=debug".into(),
-            transcripts: Transcripts::Off
+            transcripts: Transcripts::All
         }
     );
 }
@@ -386,6 +391,9 @@ fn warnings() {
         (MINIMAL.replace("{ file = \"pw\" }", "\"sesame\""), 7, "mailbox.password", "the secret stands in the configuration itself"),
         (with("", "", "max_connections = 20", ""), 9, "mailbox.max_connections", "Exchange Online takes three at a time"),
         (with("", "", "auth = \"none\"", ""), 8, "mailbox.password", "not used with this auth"),
+        (MINIMAL.replace("office.test", "example.com"), 6, "mailbox.address", "scanner@example.com is a placeholder"),
+        (MINIMAL.replace("office.test", "mail.EXAMPLE.net"), 6, "mailbox.address", "scanner@mail.EXAMPLE.net is a placeholder"),
+        (MINIMAL.replace("office.test", "office.example"), 6, "mailbox.address", "scanner@office.example is a placeholder"),
         (with("", "allow = [\"0.0.0.0/0\"]", "", ""), 5, "listener.allow", "everybody who reaches this port can send as your mailbox"),
     ] {
         let warnings = accepted(&text).warnings;
@@ -466,4 +474,64 @@ level = "warn"
     let Loaded { config, warnings } = parse_in(&folder, &text).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!((config.listeners.len(), config.mailbox.max_connections), (2, 20));
+}
+
+/// A placeholder is no fault where nothing real is sent to, nor is a name that only looks like one.
+#[test]
+fn addresses_that_are_no_placeholders() {
+    for address in ["scanner@myexample.com", "scanner@example.com.mx", "example.com@office.test"] {
+        let loaded = accepted(&MINIMAL.replace("scanner@office.test", address));
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    }
+    let text = with("", "", "", "[smarthost]\nhost = \"127.0.0.1\"");
+    let loaded = accepted(&text.replace("office.test", "example.com"));
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn warnings_come_with_problems_too() {
+    let folder = folder();
+    let text = MINIMAL.replace("office.test", "example.com").replace("\"pw\"", "\"ca.pem\"");
+    let Problems { problems, warnings } = parse_in(&folder, &text).unwrap_err();
+    let keys = |list: &[Problem]| list.iter().map(|it| it.key.clone()).collect::<Vec<_>>();
+    assert_eq!(
+        (keys(&problems), keys(&warnings)),
+        (vec!["mailbox.password".into()], vec!["mailbox.address".into()])
+    );
+}
+
+#[test]
+fn places_need_nothing_else_to_be_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("smtp-uplift.toml");
+    let places = |text: &str| {
+        fs::write(&file, text).unwrap();
+        config::places(&file)
+    };
+    let whole = |name: &str| folder.path().join(name);
+    assert_eq!(
+        places(
+            "hostname = 3\nnonsense = true\nstate_dir = \"state\"\n[tls]\ncertificate = \"a.crt\"\nprivate_key = \"a.key\"\n\
+             [auth]\nusers_file = \"users.txt\"\n[admin]\naddress = \"\"\ntoken = \"x\"\n[[mailbox]]\npassword = { file = \"none\" }\n"
+        )
+        .unwrap(),
+        Places {
+            state_dir: whole("state"),
+            certificate: Some(CertificateFiles {
+                certificate: whole("a.crt"),
+                private_key: whole("a.key")
+            }),
+            users_file: Some(whole("users.txt")),
+            admin: None,
+        }
+    );
+    let Places { state_dir, certificate, users_file, admin } = places("").unwrap();
+    assert_eq!((certificate, users_file), (None, None));
+    assert_eq!(
+        (state_dir.to_str(), admin),
+        (Some("/var/lib/smtp-uplift"), "127.0.0.1:9525".parse().ok())
+    );
+    let refused = places("[admin]\naddress = \"localhost\"\n").unwrap_err().to_string();
+    assert!(refused.contains(":2: admin.address: \"localhost\" is not an address"), "{refused}");
+    assert!(places("[admin").unwrap_err().problems[0].line.is_some());
 }

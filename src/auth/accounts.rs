@@ -85,12 +85,12 @@ fn read(path: &Path) -> Result<String, AccountsError> {
     fs::read_to_string(path).map_err(|cause| AccountsError::File { path: path.to_owned(), cause })
 }
 
-fn is_remark(line: &str) -> bool {
+pub(super) fn is_remark(line: &str) -> bool {
     line.trim().is_empty() || line.starts_with('#')
 }
 
 /// Name and hash of a line.
-fn account(line: &str) -> Option<(&str, &str)> {
+pub(super) fn account(line: &str) -> Option<(&str, &str)> {
     let mut fields = line.trim_end().split(':').filter(|_| !is_remark(line));
     let (name, hash) = (fields.next()?, fields.next()?);
     (!name.is_empty()).then_some((name, hash))

@@ -1,3 +1,4 @@
 //! Logins of devices.
 
 pub mod accounts;
+pub mod edit;

@@ -1,35 +1,53 @@
 //! `smtp-uplift check`
 
-use super::{CONFIGURATION, ConfigFile, OK, complain};
+use super::{CONFIGURATION, ConfigFile, OK, complain, warn};
 use crate::{config, service::Service};
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "Exits with 0, or with 78 and each problem in a line: file, line, key, reason, next step."
+)]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigFile,
+    /// Print the configuration as it acts: every default spelled out, secrets left out
+    #[arg(long)]
+    effective: bool,
 }
 
 pub(super) async fn run(args: Args) -> u8 {
     let path = args.config.path();
-    match config::load(&path) {
-        Ok(loaded) => {
-            for warning in &loaded.warnings {
-                println!("warning: {warning}");
+    let loaded = match config::load(&path) {
+        Ok(loaded) => loaded,
+        Err(config::Problems { problems, warnings }) => {
+            for problem in &problems {
+                warn(problem);
             }
-            if let Err(error) = Service::check(&loaded.config).await {
-                return complain(&error, CONFIGURATION);
+            for warning in &warnings {
+                warn(&format_args!("warning: {warning}"));
             }
-            println!("{}: ok", path.display());
-            OK
+            let count = problems.len();
+            let noun = if count == 1 { "problem" } else { "problems" };
+            return complain(&format!("{count} {noun} in the configuration"), CONFIGURATION);
         }
-        Err(problems) => {
-            let count = problems.0.len();
-            eprintln!("{problems}");
-            eprintln!(
-                "smtp-uplift: {count} {} in the configuration",
-                if count == 1 { "problem" } else { "problems" }
-            );
-            CONFIGURATION
+    };
+    for warning in &loaded.warnings {
+        // With --effective there is nothing but TOML on stdout.
+        if args.effective {
+            warn(&format_args!("warning: {warning}"));
+        } else {
+            say!("warning: {warning}");
         }
     }
+    if args.effective {
+        say!("# {path:?} as smtp-uplift {} acts on it", env!("CARGO_PKG_VERSION"));
+        say!("{}", loaded.config.effective().trim_end());
+    }
+    if let Err(error) = Service::check(&loaded.config).await {
+        return complain(&error, CONFIGURATION);
+    }
+    if !args.effective {
+        say!("{}: ok", path.display());
+    }
+    OK
 }

@@ -37,10 +37,10 @@ pub(super) async fn run(args: Args) -> u8 {
 async fn demo(once: bool) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    println!(
+    say!(
         "smtp-uplift demo: an old copier, the relay, and a stand-in for Exchange Online, all on this machine."
     );
-    println!();
+    say!();
 
     let scenario = Scenario {
         user: Some(MAILBOX.to_owned()),
@@ -48,11 +48,11 @@ async fn demo(once: bool) -> anyhow::Result<()> {
         ..Scenario::default()
     };
     let sandbox = Sandbox::start(loopback, scenario).await.context("cannot start the stand-in")?;
-    println!("1. The stand-in for Exchange Online listens on {}.", sandbox.address());
-    println!(
+    say!("1. The stand-in for Exchange Online listens on {}.", sandbox.address());
+    say!(
         "   Like smtp.office365.com it takes mail only over TLS 1.2 or newer, and only after a login."
     );
-    println!();
+    say!();
 
     let file = folder.path().join("smtp-uplift.toml");
     fs::write(folder.path().join("sandbox.crt"), sandbox.certificate())?;
@@ -61,12 +61,12 @@ async fn demo(once: bool) -> anyhow::Result<()> {
     let config = config::parse(&text, &file)?.config;
     let service = Service::start(config).await.context("cannot start the relay")?;
     let relay = service.address("lan").context("the relay has no listener")?;
-    println!("2. The relay listens on {relay} for devices that speak plaintext or TLS 1.0 to 1.3.");
-    println!("   It logs in to the stand-in as {MAILBOX}.");
-    println!();
+    say!("2. The relay listens on {relay} for devices that speak plaintext or TLS 1.0 to 1.3.");
+    say!("   It logs in to the stand-in as {MAILBOX}.");
+    say!();
 
     let scan = scan();
-    println!(
+    say!(
         "3. A copier that knows nothing newer than TLS 1.0 sends a scan of {} kB.",
         scan.len() / 1000
     );
@@ -75,29 +75,29 @@ async fn demo(once: bool) -> anyhow::Result<()> {
     copier.say("EHLO copier").await?;
     let mut copier = copier.starttls(&tls).await.context("the TLS 1.0 handshake failed")?;
     if let Some(tls) = &copier.tls {
-        println!("   To the relay it speaks {} with {}.", tls.version, tls.cipher);
+        say!("   To the relay it speaks {} with {}.", tls.version, tls.cipher);
     }
     copier.say("EHLO copier").await?;
     deliver(&mut copier, &sandbox, &scan, 1).await?;
 
-    println!("4. An alarm panel that knows no TLS at all sends a short message in plaintext.");
+    say!("4. An alarm panel that knows no TLS at all sends a short message in plaintext.");
     let mut panel = Device::connect(relay).await?;
     panel.say("HELO panel").await?;
     deliver(&mut panel, &sandbox, &alarm(), 2).await?;
 
-    println!("Both arrived unaltered.");
+    say!("Both arrived unaltered.");
     if once {
         service.stop(std::future::pending()).await;
         return Ok(());
     }
-    println!();
-    println!("The relay and the stand-in stay up until Ctrl-C. Try them:");
-    println!(
+    say!();
+    say!("The relay and the stand-in stay up until Ctrl-C. Try them:");
+    say!(
         "   openssl s_client -connect {relay} -starttls smtp -tls1 -cipher DEFAULT@SECLEVEL=0 -quiet -crlf"
     );
-    println!("   swaks --server {relay} --from copier@example.com --to {RECIPIENT}");
+    say!("   swaks --server {relay} --from copier@example.com --to {RECIPIENT}");
     if let Some(admin) = service.admin() {
-        println!("   curl http://{admin}/metrics");
+        say!("   curl http://{admin}/metrics");
     }
     tokio::signal::ctrl_c().await?;
     service.stop(std::future::pending()).await;
@@ -133,23 +133,23 @@ async fn deliver(
     count: u64,
 ) -> anyhow::Result<()> {
     let reply = device.send("copier@example.com", &[RECIPIENT], message.to_owned()).await?;
-    println!("   The relay answers: {reply}");
+    say!("   The relay answers: {reply}");
     if reply.code.get() != 250 {
         bail!("the message was refused");
     }
     sandbox.delivered(count).await;
     let delivery = sandbox.deliveries().pop().context("nothing arrived")?;
     let added = compare(message, &delivery)?;
-    println!("   It arrived at the stand-in, submitted by {}:", delivery.user);
-    println!(
+    say!("   It arrived at the stand-in, submitted by {}:", delivery.user);
+    say!(
         "   the {} octets behind the header section are the same, every header field is there,",
         body(message).len()
     );
-    println!("   and the relay has added how it came in:");
+    say!("   and the relay has added how it came in:");
     for line in added.lines() {
-        println!("      {line}");
+        say!("      {line}");
     }
-    println!();
+    say!();
     let _ = device.say("QUIT").await;
     Ok(())
 }

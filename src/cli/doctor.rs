@@ -59,10 +59,10 @@ pub(super) async fn run(args: Args) -> u8 {
         let document = serde_json::json!({
             "steps": findings, "failed": failed, "warnings": warnings, "complete": complete
         });
-        println!("{document:#}");
+        say!("{document:#}");
     } else {
-        println!();
-        println!("{}", conclusion(failed, warnings, args.send_test.is_some(), complete));
+        say!();
+        say!("{}", conclusion(failed, warnings, args.send_test.is_some(), complete));
     }
     if failed > 0 { FAILED } else { OK }
 }
@@ -84,9 +84,9 @@ fn print(finding: &Finding) {
         Outcome::Warning => "warning",
         Outcome::Failed => "FAILED",
     };
-    println!("{outcome:<8} {}: {}", finding.step, finding.found);
+    say!("{outcome:<8} {}: {}", finding.step, finding.found);
     for step in &finding.remedy {
-        println!("         -> {step}");
+        say!("         -> {step}");
     }
 }
 

@@ -81,9 +81,9 @@ pub(super) fn run(args: Args) -> u8 {
     };
     let verdict = classify::pasted(&catalogue, args.stage.map(Stage::from), &reply);
     if args.json {
-        println!("{}", explain::json(&verdict));
+        say!("{}", explain::json(&verdict));
     } else {
-        print!("{}", explain::text(&verdict, &reply));
+        say!("{}", explain::text(&verdict, &reply).trim_end());
     }
     OK
 }

@@ -1,22 +1,41 @@
 //! The commands. Errors go to stderr in one line with the next step; exit codes are those of sysexits.h
 //! where it has one.
 
-#![allow(clippy::print_stdout, reason = "printing is what commands do")]
+#![warn(clippy::print_stderr, reason = "it panics when nobody reads: say! and complain do not")]
 
+/// `println!` for commands: it panics when whoever reads stdout has gone, this does not.
+macro_rules! say {
+    () => { say!("") };
+    ($($text:tt)*) => { $crate::cli::say(format_args!($($text)*)) };
+}
+
+mod cert;
 mod check;
+mod completions;
 mod demo;
 mod doctor;
 mod explain;
+mod file;
+mod healthcheck;
+mod init;
+mod man;
+mod passwd;
 mod run;
 mod sandbox;
 
-use std::{future::Future, path::PathBuf};
+use std::{
+    fmt,
+    future::Future,
+    io::{self, Write as _},
+    path::PathBuf,
+    sync::OnceLock,
+};
 
 use clap::{Parser, Subcommand};
 
 /// All went well.
 const OK: u8 = 0;
-/// A check failed.
+/// A check failed, or what was asked for could not be done.
 const FAILED: u8 = 1;
 /// The command line is wrong.
 const USAGE: u8 = 64;
@@ -29,17 +48,27 @@ const CONFIGURATION: u8 = 78;
 /// TLS 1.2+.
 #[derive(Parser)]
 #[command(name = "smtp-uplift", version, disable_help_subcommand = true)]
+#[command(after_help = FIRST_STEPS, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const FIRST_STEPS: &str = "\
+First steps:
+  smtp-uplift demo --once  shows on this machine what it does, without configuration and network
+  smtp-uplift init         writes a configuration, and says what to do next
+
+Exit codes: 0, 1 a check failed, 64 usage, 75 temporary, 78 configuration.";
+
 #[derive(Subcommand)]
 enum Command {
-    /// Run the relay
-    Run(run::Args),
+    /// Write a first configuration with remarks, and a certificate for devices
+    Init(init::Args),
     /// Check a configuration and say every problem at once
     Check(check::Args),
+    /// Run the relay
+    Run(run::Args),
     /// Show the whole thing on this machine: an old printer, the relay, an Exchange Online stand-in
     Demo(demo::Args),
     /// Walk the way to the smarthost step by step, and say what is wrong and what to do
@@ -48,8 +77,18 @@ enum Command {
     Explain(explain::Args),
     /// Run the Exchange Online stand-in alone, to rehearse against
     Sandbox(sandbox::Args),
+    /// Add, change or delete the login of a device
+    Passwd(passwd::Args),
+    /// Make or show the certificate that devices see
+    Cert(cert::Args),
+    /// Ask a running relay whether it is ready, for containers
+    Healthcheck(healthcheck::Args),
     /// Print the versions of the program and of its TLS libraries
     Version,
+    /// Print a script for a shell that completes what is typed
+    Completions(completions::Args),
+    /// Write manual pages, one a command
+    Man(man::Args),
 }
 
 /// Where the configuration is.
@@ -61,9 +100,10 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
-    fn path(self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         let here = PathBuf::from("smtp-uplift.toml");
         self.config
+            .clone()
             .or_else(|| std::env::var_os("SMTP_UPLIFT_CONFIG").map(PathBuf::from))
             .unwrap_or_else(|| {
                 if here.exists() {
@@ -77,6 +117,17 @@ impl ConfigFile {
 
 /// Runs the command line; returns the exit code.
 pub fn main() -> u8 {
+    let code = command();
+    match STDOUT.get() {
+        // Whoever wanted no more of it, as `head` does, is content.
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe && code == OK => {
+            complain(&format!("cannot write to stdout: {error}"), TEMPORARY)
+        }
+        _ => code,
+    }
+}
+
+fn command() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -86,18 +137,24 @@ pub fn main() -> u8 {
         }
     };
     match cli.command {
-        Command::Run(args) => block_on(run::run(args)),
+        Command::Init(args) => init::run(args),
         Command::Check(args) => block_on(check::run(args)),
+        Command::Run(args) => block_on(run::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Explain(args) => explain::run(args),
         Command::Sandbox(args) => block_on(sandbox::run(args)),
+        Command::Passwd(args) => block_on(passwd::run(args)),
+        Command::Cert(args) => cert::run(args),
+        Command::Healthcheck(args) => block_on(healthcheck::run(args)),
         Command::Version => {
-            println!("smtp-uplift {}", env!("CARGO_PKG_VERSION"));
-            println!("devices: {}", crate::transport::server_tls::library_version());
-            println!("smarthost: rustls {}", env!("RUSTLS_VERSION"));
+            say!("smtp-uplift {}", env!("CARGO_PKG_VERSION"));
+            say!("devices: {}", crate::transport::server_tls::library_version());
+            say!("smarthost: rustls {}", env!("RUSTLS_VERSION"));
             OK
         }
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 
@@ -108,8 +165,23 @@ fn block_on(command: impl Future<Output = u8>) -> u8 {
     }
 }
 
+/// Why stdout has not taken all that was said, if so.
+static STDOUT: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a line. A command ends as it would have ended, however little of it is read.
+fn say(line: fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        let _ = STDOUT.set(error);
+    }
+}
+
+/// Prints a line for people who watch stderr.
+fn warn(line: &dyn fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Says what is wrong; returns the exit code.
-fn complain(error: &dyn std::fmt::Display, code: u8) -> u8 {
-    eprintln!("smtp-uplift: {error}");
+fn complain(error: &dyn fmt::Display, code: u8) -> u8 {
+    warn(&format_args!("smtp-uplift: {error}"));
     code
 }

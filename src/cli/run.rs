@@ -15,6 +15,10 @@ use crate::{
 };
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "The log goes to stderr: $SMTP_UPLIFT_LOG overrides its level, $NO_COLOR takes its colours away.\n\
+    SIGTERM or Ctrl-C lets messages that are under way finish, a second one does not."
+)]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigFile,

@@ -34,22 +34,19 @@ pub(super) async fn run(args: Args) -> u8 {
         Ok(sandbox) => sandbox,
         Err(error) => return complain(&error, TEMPORARY),
     };
-    println!(
-        "An Exchange Online stand-in listens on {}. Point a relay at it with",
-        sandbox.address()
-    );
-    println!();
-    println!("[smarthost]");
-    println!("host = \"localhost\"");
-    println!("port = {}", sandbox.address().port());
+    say!("An Exchange Online stand-in listens on {}. Point a relay at it with", sandbox.address());
+    say!();
+    say!("[smarthost]");
+    say!("host = \"localhost\"");
+    say!("port = {}", sandbox.address().port());
     let certificate = args.dir.join("self-made.crt");
-    println!("ca_file = {:?}", fs::canonicalize(&certificate).unwrap_or(certificate));
-    println!();
-    println!("[[mailbox]]");
-    println!("address = \"scanner@example.com\"");
-    println!("password = \"any will do, unless the scenario names one\"");
-    println!();
-    println!("Ctrl-C ends it. Messages that it takes:");
+    say!("ca_file = {:?}", fs::canonicalize(&certificate).unwrap_or(certificate));
+    say!();
+    say!("[[mailbox]]");
+    say!("address = \"scanner@example.com\"");
+    say!("password = \"any will do, unless the scenario names one\"");
+    say!();
+    say!("Ctrl-C ends it. Messages that it takes:");
     let mut shown = 0;
     loop {
         tokio::select! {
@@ -61,7 +58,7 @@ pub(super) async fn run(args: Args) -> u8 {
         let unseen = usize::try_from(accepted - shown).unwrap_or(usize::MAX).min(kept.len());
         for delivery in &kept[kept.len() - unseen..] {
             let recipients = delivery.recipients.join(", ");
-            println!(
+            say!(
                 "from <{}> to {recipients}: {} octets, logged in as {}",
                 delivery.from,
                 delivery.data.len(),

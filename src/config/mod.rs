@@ -7,8 +7,9 @@
 //! * No secret is in any `Debug` or `Display` output: see [`Secret`].
 //!
 //! `raw` reads the spanned TOML tree, `value` turns one value into a typed one, `resolve` knows the
-//! sections, `secrets` where passwords and tokens come from.
+//! sections, `secrets` where passwords and tokens come from; `effective` writes it all back.
 
+mod effective;
 mod file;
 mod problem;
 mod raw;
@@ -30,37 +31,55 @@ use crate::{
 
 pub use file::{Stamp, unreadable};
 pub use problem::{Problem, Problems};
+pub use resolve::is_domain;
 pub use secrets::{Secret, SecretError};
 
 /// Reads and resolves a configuration file. Relative paths in it start at the file's folder.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
-    match fs::read_to_string(path) {
-        Ok(text) => parse(&text, path),
-        Err(error) => Err(Problems(vec![Problem {
-            file: path.to_owned(),
-            line: None,
-            key: String::new(),
-            reason: format!("the configuration cannot be read: {}", unreadable(path, &error)),
-            hint: Some(
-                "name another with --config; config/exchange-online.toml is one to begin with"
-                    .into(),
-            ),
-        }])),
-    }
+    parse(&text(path)?, path)
 }
 
 /// Resolves the text of a configuration. `file` is where it came from: for messages and relative paths.
 pub fn parse(text: &str, file: &Path) -> Result<Loaded, Problems> {
+    let (config, warnings) = read(text, file, resolve::config)?;
+    Ok(Loaded { config, warnings })
+}
+
+/// Reads of a configuration file only where things are, for commands that need no more. The files that it
+/// names are not opened, and nothing else in it has to be right.
+pub fn places(path: &Path) -> Result<Places, Problems> {
+    let (places, _) = read(&text(path)?, path, |root| Some(resolve::places(root)))?;
+    Ok(places)
+}
+
+fn text(path: &Path) -> Result<String, Problems> {
+    fs::read_to_string(path).map_err(|error| Problems {
+        problems: vec![Problem {
+            file: path.to_owned(),
+            line: None,
+            key: String::new(),
+            reason: format!("the configuration cannot be read: {}", unreadable(path, &error)),
+            hint: Some("name another with --config, or let smtp-uplift init write one".into()),
+        }],
+        warnings: Vec::new(),
+    })
+}
+
+fn read<T>(
+    text: &str,
+    file: &Path,
+    resolve: impl FnOnce(raw::Table<'_>) -> Option<T>,
+) -> Result<(T, Vec<Problem>), Problems> {
     let report = raw::Report::new(text, file);
-    let config = match toml::de::DeTable::parse(text) {
-        Ok(tree) => resolve::config(raw::Table::root(&report, tree.get_ref())),
+    let read = match toml::de::DeTable::parse(text) {
+        Ok(tree) => resolve(raw::Table::root(&report, tree.get_ref())),
         Err(error) => {
             // The error's own Display quotes the line, which may hold a password.
             report.syntax(error.span(), error.message());
             None
         }
     };
-    report.verdict(config)
+    report.verdict(read)
 }
 
 /// A configuration without problems, and what is odd about it all the same.
@@ -70,6 +89,19 @@ pub struct Loaded {
     pub config: Config,
     /// What works but should not stay so.
     pub warnings: Vec<Problem>,
+}
+
+/// Where things are that commands beside the relay work on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The folder for what outlives a restart.
+    pub state_dir: PathBuf,
+    /// What the listeners show; `None` means a self-made certificate in `state_dir`.
+    pub certificate: Option<CertificateFiles>,
+    /// The logins of devices.
+    pub users_file: Option<PathBuf>,
+    /// Metrics, health and console; `None` if switched off.
+    pub admin: Option<SocketAddr>,
 }
 
 /// Everything that an operator can set.

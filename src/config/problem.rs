@@ -36,11 +36,16 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong with a configuration, in the order of its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
+pub struct Problems {
+    /// What must be mended; at least one.
+    pub problems: Vec<Problem>,
+    /// What works but should not stay so.
+    pub warnings: Vec<Problem>,
+}
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
+        for (index, problem) in self.problems.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
             write!(f, "{separator}{problem}")?;
         }

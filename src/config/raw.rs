@@ -11,7 +11,7 @@ use std::{
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Loaded, Problem, Problems};
+use super::{Problem, Problems};
 
 /// The reason given for what only later versions can do.
 pub(super) const LATER: &str = "not in this version yet";
@@ -44,15 +44,15 @@ impl Report {
         self.problems.borrow_mut().push(self.problem(line, String::new(), reason, None));
     }
 
-    /// The configuration if nothing is wrong with it, else all that is.
-    pub(super) fn verdict(self, config: Option<Config>) -> Result<Loaded, Problems> {
+    /// What was read if nothing is wrong with it, else all that is; with the warnings in both cases.
+    pub(super) fn verdict<T>(self, read: Option<T>) -> Result<(T, Vec<Problem>), Problems> {
         let mut problems = self.problems.take();
         let mut warnings = self.warnings.take();
         problems.sort_by_key(|problem| problem.line);
         warnings.sort_by_key(|problem| problem.line);
-        match config {
-            Some(config) if problems.is_empty() => Ok(Loaded { config, warnings }),
-            _ => Err(Problems(problems)),
+        match read {
+            Some(read) if problems.is_empty() => Ok((read, warnings)),
+            _ => Err(Problems { problems, warnings }),
         }
     }
 

@@ -8,14 +8,15 @@ mod mailbox;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
 use bytesize::ByteSize;
 
 use super::{
-    Admin, CertificateFiles, Config, Delivery, Limits, Log, LogFormat, ReceivedDetail, Smarthost,
-    SmarthostTls, TlsBackend, TlsMin, Transcripts,
+    Admin, CertificateFiles, Config, Delivery, Limits, Log, LogFormat, Places, ReceivedDetail,
+    Smarthost, SmarthostTls, TlsBackend, TlsMin, Transcripts,
     file::open_mode,
     raw::{Complaint, LATER, Table},
     secrets::secret,
@@ -26,11 +27,14 @@ use super::{
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const TICK: Duration = Duration::from_millis(1);
 
+// Examples for messages.
+const CERTIFICATE: &str = "certs/relay.crt";
+const KEY: &str = "certs/relay.key";
+const USERS: &str = "users.txt";
+
 pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     let hostname = hostname(&mut root);
-    let state_dir = root
-        .path("state_dir", "/var/lib/smtp-uplift")
-        .unwrap_or_else(|| "/var/lib/smtp-uplift".into());
+    let state_dir = state_dir(&mut root);
     let drain_timeout =
         root.duration("drain_timeout", Duration::from_secs(30), Duration::ZERO..=DAY);
     let received = root.word(
@@ -39,7 +43,7 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     );
     let certificate = root.section("tls").and_then(certificate);
     let mut auth = root.section_or_empty("auth");
-    let users_file = auth.file("users_file", "users.txt");
+    let users_file = auth.file("users_file", USERS);
     // A file that cannot be read has its own problem; the listeners need not repeat it.
     let users_given = auth.has("users_file");
     auth.finish();
@@ -73,6 +77,25 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     })
 }
 
+/// Only where things are. No section is read to its end, so that other faults do not count.
+pub(super) fn places(mut root: Table<'_>) -> Places {
+    let certificate = root.section("tls").and_then(|mut tls| {
+        let certificate = tls.path("certificate", CERTIFICATE)?;
+        Some(CertificateFiles { certificate, private_key: tls.path("private_key", KEY)? })
+    });
+    Places {
+        state_dir: state_dir(&mut root),
+        certificate,
+        users_file: root.section_or_empty("auth").path("users_file", USERS),
+        admin: admin_address(&mut root.section_or_empty("admin")),
+    }
+}
+
+fn state_dir(root: &mut Table<'_>) -> PathBuf {
+    const DEFAULT: &str = "/var/lib/smtp-uplift";
+    root.path("state_dir", DEFAULT).unwrap_or_else(|| DEFAULT.into())
+}
+
 fn hostname(root: &mut Table<'_>) -> Option<String> {
     const EXAMPLE: &str = "relay.example.lan";
     let given = root.text("hostname", EXAMPLE);
@@ -92,8 +115,9 @@ fn hostname(root: &mut Table<'_>) -> Option<String> {
     None
 }
 
-/// RFC 5321, section 4.1.2: `Domain`, which is also all that goes unescaped into a Received field.
-fn is_domain(name: &str) -> bool {
+/// Whether this is a `Domain` (RFC 5321, section 4.1.2), which is also all that goes unescaped into a
+/// Received field.
+pub fn is_domain(name: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
@@ -104,8 +128,8 @@ fn is_domain(name: &str) -> bool {
 }
 
 fn certificate(mut tls: Table<'_>) -> Option<CertificateFiles> {
-    let certificate = tls.file("certificate", "certs/relay.crt");
-    let private_key = tls.file("private_key", "certs/relay.key");
+    let certificate = tls.file("certificate", CERTIFICATE);
+    let private_key = tls.file("private_key", KEY);
     tls.require(
         "certificate",
         "certificate = \"certs/relay.crt\", or leave [tls] out for a self-made one",
@@ -224,6 +248,13 @@ fn delivery(mut table: Table<'_>) -> Delivery {
 }
 
 fn admin(mut table: Table<'_>) -> Option<Admin> {
+    let address = admin_address(&mut table);
+    let token = secret(&mut table, "token");
+    table.finish();
+    Some(Admin { address: address?, token })
+}
+
+fn admin_address(table: &mut Table<'_>) -> Option<SocketAddr> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9525));
     let address = table.read("address", |value| match value.as_str() {
         Some("") => Ok(None),
@@ -233,10 +264,7 @@ fn admin(mut table: Table<'_>) -> Option<Admin> {
         )
         .map(Some),
     });
-    let token = secret(&mut table, "token");
-    table.finish();
-    let address = address.unwrap_or(Some(default))?;
-    Some(Admin { address, token })
+    address.unwrap_or(Some(default))
 }
 
 fn log(mut table: Table<'_>) -> Log {

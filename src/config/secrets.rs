@@ -15,6 +15,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
+    effective::{quoted, quoted_path},
     file::{open_mode, unreadable},
     raw::{Table, mismatch},
 };
@@ -99,6 +100,18 @@ impl Secret {
         }
     }
 
+    /// The source as a configuration writes it. A literal is left out, in a form that is refused when read.
+    pub(super) fn to_toml(&self) -> String {
+        match &self.0 {
+            Source::Literal(_) => {
+                "{ redacted = true }  # it stands in the configuration".to_owned()
+            }
+            Source::File(path) => format!("{{ file = {} }}", quoted_path(path)),
+            Source::Env(name) => format!("{{ env = {} }}", quoted(name)),
+            Source::Credential(name) => format!("{{ credential = {} }}", quoted(name)),
+        }
+    }
+
     fn load_with(
         &self,
         variable: impl Fn(&str) -> Option<OsString>,
@@ -149,7 +162,13 @@ pub(super) fn secret(table: &mut Table<'_>, key: &'static str) -> Option<Secret>
         let env = source.text("env", "NAME").map(Secret::env);
         let credential = source.text("credential", "name").map(Secret::credential);
         let given = ["file", "env", "credential"].iter().filter(|key| source.has(key)).count();
+        source.flag("redacted");
+        let redacted = source.has("redacted");
         source.finish();
+        if redacted {
+            table.problem(key, "the secret was left out by check --effective", hint);
+            return None;
+        }
         if given != 1 {
             table.problem(key, "a secret has one source", hint);
             return None;
@@ -174,6 +193,10 @@ fn check(table: &Table<'_>, key: &str, secret: &Secret) -> bool {
         return false;
     }
     if let Err(error) = secret.load() {
+        let reason = match (&error, secret.path()) {
+            (SecretError::Unreadable { .. }, _) | (_, None) => error.to_string(),
+            (_, Some(path)) => format!("{}: {error}", path.display()),
+        };
         let hint = match error {
             SecretError::Unreadable { .. } => "the relay's user must be able to read it",
             SecretError::NoVariable(_) => "set it in the environment of the relay",
@@ -184,7 +207,7 @@ fn check(table: &Table<'_>, key: &str, secret: &Secret) -> bool {
                 "write the secret alone, in one line"
             }
         };
-        table.problem(key, error.to_string(), hint);
+        table.problem(key, reason, hint);
         return false;
     }
     if let Some(path) = secret.path()

@@ -202,7 +202,7 @@ mod tests {
 
     fn heard(code: u16, enhanced: Option<Enhanced>, text: &str) -> String {
         let reply = Reply::new(code, enhanced, text);
-        let verdict = classify::reply(&Catalogue::built_in(), Some(Stage::Rcpt), &reply);
+        let verdict = classify::reply(Catalogue::built_in(), Some(Stage::Rcpt), &reply);
         refused(Stage::Rcpt, &reply, &verdict).to_string()
     }
 

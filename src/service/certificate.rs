@@ -13,7 +13,7 @@ use crate::{
     relay::Door,
     telemetry::metrics::Metrics,
     transport::{
-        certificate::{CertificateError, Identity},
+        certificate::{self, CertificateError, Identity},
         server_tls::ServerTls,
     },
 };
@@ -43,7 +43,7 @@ impl Certificate {
         metrics: &Metrics,
     ) -> Result<(Vec<Door>, Self), StartError> {
         let files =
-            config.certificate.clone().unwrap_or_else(|| Identity::self_made(&config.state_dir));
+            config.certificate.clone().unwrap_or_else(|| certificate::self_made(&config.state_dir));
         // Stamped before they are read: what changes in between is read again.
         let seen = stamps(&files);
         let kept = |names: &[&str]| Identity::read_or_make(&config.state_dir, names);

@@ -12,6 +12,7 @@ mod fallback;
 pub mod handbook;
 pub mod rule;
 pub mod scan;
+pub mod words;
 
 use std::sync::Arc;
 
@@ -66,7 +67,7 @@ struct Known<'t> {
 
 /// Judges a reply that came over a connection.
 pub fn reply(catalogue: &Catalogue, stage: Option<Stage>, reply: &Reply) -> Verdict {
-    let text = scan::without_names(scan::capped(&reply.text()));
+    let text = words::without_names(scan::capped(&reply.text()));
     let text = text.as_str();
     let enhanced = reply.enhanced.or_else(|| {
         // Some put a word before it: `550 SMTP; 5.7.60 …`.
@@ -208,13 +209,19 @@ fn verdict(rule: &Rule, known: &Known<'_>) -> Verdict {
 
 fn unknown(known: &Known<'_>) -> Verdict {
     let (class, retry, scope) = fallback::verdict(known.stage, known.code, known.enhanced);
+    let has_code = known.code.is_some() || known.enhanced.is_some();
+    let (meaning, remedy): (_, &[&str]) = if has_code {
+        (fallback::meaning(class, retry).into(), &fallback::REMEDY)
+    } else {
+        (fallback::NOTHING.into(), &fallback::NOTHING_REMEDY)
+    };
     Verdict {
         class,
         retry,
         scope,
         rule: RuleId(fallback::UNKNOWN.into()),
-        meaning: fallback::meaning(class, retry).into(),
-        remedy: fallback::REMEDY.map(str::to_owned).into(),
+        meaning,
+        remedy: remedy.iter().map(|step| (*step).to_owned()).collect(),
         code: known.code,
         enhanced: known.enhanced,
     }

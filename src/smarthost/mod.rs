@@ -75,10 +75,11 @@ pub enum TargetError {
 
 /// The built-in rules, and an operator's before them.
 pub fn catalogue(own: Option<&Path>) -> Result<Arc<Catalogue>, TargetError> {
-    let Some(path) = own else { return Ok(Catalogue::built_in()) };
-    let text = fs::read_to_string(path)
-        .map_err(|cause| TargetError::File { path: path.to_owned(), cause })?;
-    Ok(Arc::new(Catalogue::with_own(&text, path)?))
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|cause| TargetError::File { path: path.to_owned(), cause })
+    };
+    let text = own.map(read).transpose()?.unwrap_or_default();
+    Ok(Arc::new(Catalogue::with_own(&text, own.unwrap_or(Path::new("")))?))
 }
 
 /// Tells one secret from another without being one.

@@ -1,6 +1,9 @@
 //! The log: lines on stderr, which under systemd is the journal.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    ffi::OsStr,
+    io::{self, IsTerminal as _},
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -20,7 +23,9 @@ pub fn start(json: bool, level: &str) -> Result<(), BadLevel> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(colours(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref()))
+        // It would complain on stderr, and panic if that is what is broken.
+        .log_internal_errors(false)
         .with_target(false);
     // Fails only where a log runs already: the embedding program's own.
     let _ = if json {
@@ -38,6 +43,11 @@ pub fn filter(level: &str) -> Result<EnvFilter, BadLevel> {
     EnvFilter::try_new(parts.join(",")).map_err(|_| BadLevel(level.to_owned()))
 }
 
+/// Colours are for terminals, unless the user wants none: <https://no-color.org>.
+fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +60,12 @@ mod tests {
         }
         assert!(filter("info, smtp_uplift=loud").is_err());
         assert!(filter(" [a{ =\u{fffd}\u{fffd}}]=warn").is_ok(), "no panic");
+    }
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        assert!(colours(true, None) && colours(true, Some(OsStr::new(""))));
+        assert!(!colours(true, Some(OsStr::new("0"))));
+        assert!(!colours(false, None));
     }
 }

@@ -9,14 +9,14 @@ use std::{
 };
 
 use openssl::{
-    asn1::Asn1Time,
+    asn1::{Asn1Time, Asn1TimeRef},
     bn::{BigNum, MsbOption},
     error::ErrorStack,
     hash::MessageDigest,
     pkey::{PKey, Private},
     rsa::Rsa,
     x509::{
-        X509, X509Builder, X509NameBuilder, X509Ref,
+        X509, X509Builder, X509NameBuilder,
         extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName},
     },
 };
@@ -25,7 +25,7 @@ use thiserror::Error;
 use crate::config::{CertificateFiles, unreadable};
 
 /// Days that a self-made certificate is good for; devices rarely check, people rarely renew.
-const DAYS: u32 = 3_650;
+pub const DAYS: u32 = 3_650;
 
 /// A certificate chain with its key.
 #[derive(Clone)]
@@ -73,20 +73,9 @@ pub enum CertificateError {
 impl Identity {
     /// Reads a chain and its key.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
-        let pem = |path: &Path| {
-            fs::read(path).map_err(|cause| CertificateError::File { path: path.to_owned(), cause })
-        };
-        let content = |path: &Path, what| CertificateError::Content { path: path.to_owned(), what };
-        let mut chain = X509::stack_from_pem(&pem(certificate)?)
-            .map_err(|_| content(certificate, "certificate"))?;
-        if chain.is_empty() {
-            return Err(content(certificate, "certificate"));
-        }
+        let mut chain = read_chain(certificate)?;
         let own = chain.remove(0);
-        let private =
-            // Without the callback OpenSSL would ask for a passphrase on the terminal.
-            PKey::private_key_from_pem_callback(&pem(key)?, |_| Ok(0))
-                .map_err(|_| content(key, "private key without a passphrase"))?;
+        let private = read_key(key)?;
         if !own.public_key()?.public_eq(&private) {
             return Err(CertificateError::Mismatch {
                 certificate: certificate.to_owned(),
@@ -98,6 +87,11 @@ impl Identity {
 
     /// Makes a self-signed certificate with an RSA key of 2,048 bits, which the oldest devices know.
     pub fn make(names: &[&str]) -> Result<Self, CertificateError> {
+        Self::make_for(names, DAYS)
+    }
+
+    /// As [`Identity::make`], good for so many days.
+    pub fn make_for(names: &[&str], days: u32) -> Result<Self, CertificateError> {
         let key = PKey::from_rsa(Rsa::generate(2048)?)?;
         let mut serial = BigNum::new()?;
         serial.rand(127, MsbOption::MAYBE_ZERO, false)?;
@@ -113,7 +107,7 @@ impl Identity {
         builder.set_issuer_name(&subject)?;
         builder.set_pubkey(&key)?;
         builder.set_not_before(Asn1Time::days_from_now(0)?.as_ref())?;
-        builder.set_not_after(Asn1Time::days_from_now(DAYS)?.as_ref())?;
+        builder.set_not_after(Asn1Time::days_from_now(days)?.as_ref())?;
         let mut alternatives = SubjectAlternativeName::new();
         for name in names {
             match name.parse::<IpAddr>() {
@@ -131,17 +125,9 @@ impl Identity {
         Ok(Self { certificate: builder.build(), chain: Vec::new(), key })
     }
 
-    /// Where a folder's self-made certificate is.
-    pub fn self_made(folder: &Path) -> CertificateFiles {
-        CertificateFiles {
-            certificate: folder.join("self-made.crt"),
-            private_key: folder.join("self-made.key"),
-        }
-    }
-
     /// Reads the self-made certificate of a folder, making it if there is none.
     pub fn read_or_make(folder: &Path, names: &[&str]) -> Result<Self, CertificateError> {
-        let CertificateFiles { certificate, private_key: key } = Self::self_made(folder);
+        let CertificateFiles { certificate, private_key: key } = self_made(folder);
         if certificate.exists() && key.exists() {
             return Self::read(&certificate, &key);
         }
@@ -158,15 +144,44 @@ impl Identity {
 
     /// When the certificate ends, in seconds since 1970.
     pub fn not_after(&self) -> Option<i64> {
-        not_after(&self.certificate)
+        unix(self.certificate.not_after())
     }
 }
 
-/// When a certificate ends, in seconds since 1970.
-pub fn not_after(certificate: &X509Ref) -> Option<i64> {
-    let epoch = Asn1Time::from_unix(0).ok()?;
-    let span = epoch.diff(certificate.not_after()).ok()?;
+/// Where the self-made certificate of a folder is, once it is made.
+pub fn self_made(folder: &Path) -> CertificateFiles {
+    CertificateFiles {
+        certificate: folder.join("self-made.crt"),
+        private_key: folder.join("self-made.key"),
+    }
+}
+
+/// Reads a chain, the server's own certificate first; at least one.
+pub fn read_chain(path: &Path) -> Result<Vec<X509>, CertificateError> {
+    let content = || CertificateError::Content { path: path.to_owned(), what: "certificate" };
+    let chain = X509::stack_from_pem(&read_pem(path)?).map_err(|_| content())?;
+    if chain.is_empty() { Err(content()) } else { Ok(chain) }
+}
+
+/// Reads a key that has no passphrase.
+pub fn read_key(path: &Path) -> Result<PKey<Private>, CertificateError> {
+    // Without the callback OpenSSL would ask for a passphrase on the terminal.
+    PKey::private_key_from_pem_callback(&read_pem(path)?, |_| Ok(0)).map_err(|_| {
+        CertificateError::Content {
+            path: path.to_owned(),
+            what: "private key without a passphrase",
+        }
+    })
+}
+
+/// A time of a certificate in seconds since 1970.
+pub fn unix(time: &Asn1TimeRef) -> Option<i64> {
+    let span = Asn1Time::from_unix(0).ok()?.diff(time).ok()?;
     Some(i64::from(span.days) * 86_400 + i64::from(span.secs))
+}
+
+fn read_pem(path: &Path) -> Result<Vec<u8>, CertificateError> {
+    fs::read(path).map_err(|cause| CertificateError::File { path: path.to_owned(), cause })
 }
 
 fn write_private(path: &Path, octets: &[u8]) -> io::Result<()> {

@@ -97,7 +97,7 @@ impl Shown {
         Some(Self {
             subject: name(certificate.subject_name()),
             issuer: name(certificate.issuer_name()),
-            not_after: certificate::not_after(&certificate)?,
+            not_after: certificate::unix(certificate.not_after())?,
         })
     }
 }

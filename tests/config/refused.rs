@@ -231,7 +231,11 @@ fn secret_sources_that_do_not_work_are_problems_at_their_line() {
         ("{ env = \"SMTP_UPLIFT_TEST_UNSET\" }", "the environment variable SMTP_UPLIFT_TEST_UNSET is not set"),
         ("{ credential = \"pw\" }", "systemd has passed no credentials"),
         ("{ credential = \"../pw\" }", "a credential has a name, not a path"),
-        ("\"\"", "the secret is empty"),
+        ("\"\"", "password: the secret is empty"),
+        ("{ file = \"ca.pem\" }", "/ca.pem: the secret is empty"),
+        ("{ redacted = true }", "the secret was left out by check --effective"),
+        ("{ redacted = false }", "the secret was left out by check --effective"),
+        ("{ redacted = true, file = \"pw\" }", "the secret was left out by check --effective"),
         ("\"a\\nb\"", "the secret is not one line of text"),
         ("{}", "a secret has one source"),
     ] {

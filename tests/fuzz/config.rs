@@ -33,9 +33,9 @@ pub fn config(input: &[u8]) {
             (loaded.warnings, shown)
         }
         Err(problems) => {
-            assert!(!problems.0.is_empty(), "refused for no reason");
+            assert!(!problems.problems.is_empty(), "refused for no reason");
             let shown = format!("{problems:?}");
-            (problems.0, shown)
+            (problems.problems, shown)
         }
     };
     let lines = text.matches('\n').count() + 1;

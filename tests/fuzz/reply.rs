@@ -41,7 +41,7 @@ const STAGES: [Stage; 10] = [
 ///   the smarthost's host names.
 pub fn reply(input: &[u8]) {
     // Whatever somebody pastes is judged.
-    classify::pasted(&Catalogue::built_in(), None, &String::from_utf8_lossy(input));
+    classify::pasted(Catalogue::built_in(), None, &String::from_utf8_lossy(input));
     let [whole, octets, pieces] = splits(input).map(|chunks| replies(&chunks));
     assert_eq!(whole, octets);
     assert_eq!(whole, pieces);
@@ -101,7 +101,7 @@ fn devices_hear(reply: &Reply) {
     }
     // Any stage will do: the text's length chooses one.
     let stage = STAGES[reply.text().len() % STAGES.len()];
-    let verdict = classify::reply(&Catalogue::built_in(), Some(stage), reply);
+    let verdict = classify::reply(Catalogue::built_in(), Some(stage), reply);
     assert!(one_line(verdict.rule.as_str()) && !verdict.meaning.is_empty());
     let open = OpenError::Refused(Refusal::Reply(stage, reply.clone()));
     assert!(one_line(&open.to_string()), "{open}");

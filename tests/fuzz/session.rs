@@ -279,7 +279,7 @@ fn judged(stage: Stage, becomes: u8, yes: &[u16]) -> bool {
         Stage::Rcpt if taken => answer::recipient_accepted(),
         _ if taken => return true,
         _ => {
-            let meaning = classify::reply(&Catalogue::built_in(), Some(stage), &verdict);
+            let meaning = classify::reply(Catalogue::built_in(), Some(stage), &verdict);
             answer::refused(stage, &verdict, &meaning)
         }
     };

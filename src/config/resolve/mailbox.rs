@@ -53,6 +53,11 @@ fn read(table: &mut Table<'_>, smarthost: &str) -> Option<Mailbox> {
     let auth = auth(table);
     let max_connections = table.number("max_connections", EXCHANGE_CONNECTIONS, 1..=1_000);
     let exchange = smarthost.to_ascii_lowercase().ends_with(".office365.com");
+    if exchange && let Some(address) = address.as_deref().filter(|address| is_placeholder(address))
+    {
+        let reason = format!("{address} is a placeholder");
+        table.warning("address", reason, "write the address of the mailbox that sends");
+    }
     if exchange && max_connections > EXCHANGE_CONNECTIONS {
         table.warning(
             "max_connections",
@@ -160,6 +165,14 @@ fn token(mut oauth: Table<'_>) -> Option<Secret> {
     }
     oauth.finish();
     token
+}
+
+/// Whether nobody can have this address (RFC 2606).
+fn is_placeholder(address: &str) -> bool {
+    let domain = address.rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
+    ["example", "example.com", "example.net", "example.org"].iter().any(|reserved| {
+        domain.strip_suffix(reserved).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    })
 }
 
 /// Enough to catch a slip; the smarthost is the judge of the rest.

@@ -1,11 +1,7 @@
 //! The rules by which replies are known: those that are built in (`catalogue.toml`) and, before them, those of
 //! an operator's own file.
 
-use std::{
-    ops::Range,
-    path::Path,
-    sync::{Arc, OnceLock},
-};
+use std::{ops::Range, path::Path, sync::OnceLock};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde::Deserialize;
@@ -19,7 +15,7 @@ use crate::{
 use super::{
     fallback,
     rule::{Phrase, Rule},
-    scan,
+    words,
 };
 
 const BUILT_IN: &str = include_str!("../catalogue.toml");
@@ -78,11 +74,11 @@ const STAGE_HINTS: [(&str, Stage); 24] = [
 
 impl Catalogue {
     /// The rules that are built in.
-    pub fn built_in() -> Arc<Self> {
-        static CATALOGUE: OnceLock<Arc<Catalogue>> = OnceLock::new();
-        let good =
-            || Self::new(Vec::new()).expect("the built-in rules are good, which a test proves");
-        Arc::clone(CATALOGUE.get_or_init(|| Arc::new(good())))
+    pub fn built_in() -> &'static Self {
+        static CATALOGUE: OnceLock<Catalogue> = OnceLock::new();
+        CATALOGUE.get_or_init(|| {
+            Self::new(Vec::new()).expect("the built-in rules are good, which a test proves")
+        })
     }
 
     /// An operator's rules, read from the text of a file, before those that are built in.
@@ -164,7 +160,10 @@ fn read(text: &str, file: &Path) -> Result<Vec<Rule>, Problems> {
     const SHAPE: &str = "a file of rules has [[rule]] sections with id, text or enhanced or code, class, retry, scope, meaning and remedy";
     let tree = DeTable::parse(text).map_err(|error| {
         let at = error.span().map(|span| span.start);
-        Problems(vec![problem(at, String::new(), error.message(), "this is not TOML")])
+        Problems {
+            problems: vec![problem(at, String::new(), error.message(), "this is not TOML")],
+            warnings: Vec::new(),
+        }
     })?;
     let (mut rules, mut problems) = (Vec::<Rule>::new(), Vec::new());
     for (name, value) in tree.into_inner() {
@@ -195,7 +194,7 @@ fn read(text: &str, file: &Path) -> Result<Vec<Rule>, Problems> {
             }
         }
     }
-    if problems.is_empty() { Ok(rules) } else { Err(Problems(problems)) }
+    if problems.is_empty() { Ok(rules) } else { Err(Problems { problems, warnings: Vec::new() }) }
 }
 
 /// What is wrong with a rule that can be read.
@@ -220,9 +219,9 @@ pub(super) fn canonical_from(text: &str, start: usize) -> (String, usize) {
     let mut canonical = String::with_capacity(text.len() + 2);
     let (before, reply) = text.split_at_checked(start).unwrap_or(("", text));
     if !before.is_empty() {
-        scan::append_canonical(before, &mut canonical);
+        words::append_canonical(before, &mut canonical);
     }
     let from = canonical.len().saturating_sub(1);
-    scan::append_canonical(reply, &mut canonical);
+    words::append_canonical(reply, &mut canonical);
     (canonical, from)
 }

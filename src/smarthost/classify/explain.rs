@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Verdict, class::Class, scan};
+use super::{Verdict, class::Class, fallback, scan, words};
 
 /// What a reply means and what to do, with the pasted text it was found in.
 pub fn text(verdict: &Verdict, pasted: &str) -> String {
@@ -23,7 +23,12 @@ fn tell(out: &mut String, verdict: &Verdict, pasted: &str) -> Result<(), std::fm
         verdict.enhanced.map(|enhanced| enhanced.to_string()),
     ];
     let codes = codes.into_iter().flatten().collect::<Vec<_>>().join(" ");
-    let title = if is_good_news(verdict) { "All is well" } else { verdict.class.title() };
+    let is_nothing = codes.is_empty() && verdict.rule.as_str() == fallback::UNKNOWN;
+    let title = match () {
+        () if is_nothing => "No reply was found in this text",
+        () if is_good_news(verdict) => "All is well",
+        () => verdict.class.title(),
+    };
     match codes.as_str() {
         "" => writeln!(out, "{title}.")?,
         codes => writeln!(out, "{codes}: {title}.")?,
@@ -35,12 +40,12 @@ fn tell(out: &mut String, verdict: &Verdict, pasted: &str) -> Result<(), std::fm
             writeln!(out, "  {}. {step}", index + 1)?;
         }
     }
-    if !is_good_news(verdict) {
+    if !is_nothing && !is_good_news(verdict) {
         writeln!(out, "\nWill it pass by itself?  {}", verdict.retry.outlook())?;
         writeln!(out, "What is affected?        {}", capitalized(verdict.scope.reach()))?;
     }
     let (_, trace) =
-        scan::split_trace(scan::capped(pasted).lines().next_back().unwrap_or_default());
+        words::split_trace(scan::capped(pasted).lines().next_back().unwrap_or_default());
     if !trace.is_empty() {
         writeln!(out, "For Microsoft support    {trace}")?;
     }

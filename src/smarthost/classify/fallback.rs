@@ -114,7 +114,16 @@ pub(super) fn meaning(class: Class, retry: Retry) -> String {
     format!("This version does not know the reply. By its code, {about}, and {outlook}.")
 }
 
+/// What to tell of a text without any code.
+pub(super) const NOTHING: &str =
+    "There is no reply code in this text, and no rule knows its words.";
+
 /// What to do about it.
+pub(super) const NOTHING_REMEDY: [&str; 1] = [
+    "Paste the server's reply itself, with its numbers: it is in the device's report or in the log of the relay.",
+];
+
+/// What to do about a reply that no rule knows.
 pub(super) const REMEDY: [&str; 2] = [
     "Read the reply itself: its words are the server's.",
     "If you find out what it means, add a rule to a file of your own, so that the relay acts on it.",

@@ -30,7 +30,7 @@ pub fn render(catalogue: &Catalogue) -> String {
 fn write_all(out: &mut String, catalogue: &Catalogue) -> Result<(), Error> {
     out.push_str(
         "# What the smarthost says\n\n\
-         <!-- Made from src/smarthost/catalogue.toml by `UPDATE_DOCS=1 cargo test --test handbook`; do not edit. -->\n\n\
+         <!-- Made from src/smarthost/catalogue.toml by `UPDATE_DOCS=1 cargo test --test replies`; do not edit. -->\n\n\
          Every reply of Exchange Online that the relay knows, what it means, and what to do. Paste a reply into\n\
          `smtp-uplift explain \"…\"` and it finds the entry; here you can look it up by its number, or by what is wrong.\n\n\
          `<mailbox>` is the mailbox that the relay logs in with, `<sender>` the address that the device sends from.\n\

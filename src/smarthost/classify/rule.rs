@@ -11,7 +11,7 @@ use crate::proto::{
 
 use super::{
     class::{Class, Retry, Scope},
-    scan,
+    words,
 };
 
 /// A rule as it stands in a catalogue file.
@@ -75,7 +75,7 @@ pub struct RuleId(pub(super) Arc<str>);
 pub struct Phrase {
     /// As it stands in the file.
     pub source: String,
-    /// In the form of [`scan::canonical`], with a blank at each end where a word must end.
+    /// In the form of [`words::canonical`], with a blank at each end where a word must end.
     pub(super) parts: Vec<String>,
 }
 
@@ -170,7 +170,7 @@ impl FromStr for Phrase {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let part = |part: &str| {
-            let words = scan::canonical(part);
+            let words = words::canonical(part);
             let words = words.trim();
             let start = if part.trim_start().starts_with('*') { "" } else { " " };
             let end = if part.trim_end().ends_with('*') { "" } else { " " };

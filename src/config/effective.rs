@@ -1,0 +1,290 @@
+//! The configuration written back as it acts.
+//!
+//! Every section is taken apart field by field, without `..`: a setting that is forgotten here does not
+//! compile.
+
+use std::{
+    fmt::Display,
+    path::{self, Path},
+    time::Duration,
+};
+
+use toml::Value;
+
+use super::{
+    Admin, CertificateFiles, Config, Delivery, Limits, Listener, Log, LogFormat, Mailbox,
+    MailboxAuth, ReceivedDetail, Smarthost, SmarthostTls, TlsBackend, TlsMin, Transcripts,
+};
+use crate::{policy::DeviceAuth, proto::limits::LineEndings};
+
+impl Config {
+    /// TOML that reads back with the same meaning, here and in later versions: every default is spelled
+    /// out, paths are absolute. A secret that stands in the configuration itself is left out, and the
+    /// place where it was is refused when read.
+    pub fn effective(&self) -> String {
+        let Self {
+            hostname,
+            state_dir,
+            drain_timeout,
+            received,
+            listeners,
+            certificate,
+            limits,
+            users_file,
+            smarthost,
+            mailbox,
+            delivery,
+            admin,
+            log,
+        } = self;
+        let mut page = Page::default();
+        page.text("hostname", hostname);
+        page.path("state_dir", state_dir);
+        page.duration("drain_timeout", *drain_timeout);
+        page.text(
+            "received",
+            match received {
+                ReceivedDetail::Full => "full",
+                ReceivedDetail::NoClient => "no-client",
+            },
+        );
+        for each in listeners {
+            listener(&mut page, each);
+        }
+        match certificate {
+            None => page.remark("[tls] is absent: the certificate is self-made, in state_dir"),
+            Some(CertificateFiles { certificate, private_key }) => {
+                page.section("[tls]");
+                page.path("certificate", certificate);
+                page.path("private_key", private_key);
+            }
+        }
+        self::limits(&mut page, limits);
+        if let Some(path) = users_file {
+            page.section("[auth]");
+            page.path("users_file", path);
+        }
+        self::smarthost(&mut page, smarthost);
+        self::mailbox(&mut page, mailbox);
+        // What has no field yet has one value that is taken; later defaults may differ.
+        page.section("[sender]");
+        page.text("rewrite", "keep");
+        let Delivery { device_patience } = delivery;
+        page.section("[delivery]");
+        page.text("mode", "stream");
+        page.duration("device_patience", *device_patience);
+        page.section("[admin]");
+        match admin {
+            None => page.text("address", ""),
+            Some(Admin { address, token }) => {
+                page.text("address", &address.to_string());
+                if let Some(token) = token {
+                    page.bare("token", token.to_toml());
+                }
+            }
+        }
+        let Log { format, level, transcripts } = log;
+        page.section("[log]");
+        page.text(
+            "format",
+            match format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+        );
+        page.text("level", level);
+        page.text(
+            "transcripts",
+            match transcripts {
+                Transcripts::Off => "off",
+                Transcripts::Failed => "failed",
+                Transcripts::All => "all",
+            },
+        );
+        page.text("addresses", "full");
+        page.0
+    }
+}
+
+fn listener(page: &mut Page, listener: &Listener) {
+    let Listener {
+        name,
+        address,
+        tls,
+        tls_profile,
+        auth,
+        auth_without_tls,
+        accept_any_credentials,
+        line_endings,
+        hide,
+        allow,
+    } = listener;
+    page.section("[[listener]]");
+    page.text("name", name);
+    page.text("address", &address.to_string());
+    page.text("tls", tls.as_str());
+    page.text("tls_profile", tls_profile.as_str());
+    page.text("starttls_fallback", "0s");
+    page.text(
+        "auth",
+        match auth {
+            DeviceAuth::None => "none",
+            DeviceAuth::Offer => "offer",
+            DeviceAuth::Require => "require",
+        },
+    );
+    page.bare("auth_without_tls", auth_without_tls);
+    page.bare("accept_any_credentials", accept_any_credentials);
+    page.text(
+        "line_endings",
+        match line_endings {
+            LineEndings::Normalise => "normalise",
+            LineEndings::Strict => "strict",
+        },
+    );
+    page.list("hide", hide);
+    page.list("proxy_protocol_from", &[] as &[&str]);
+    page.list("allow", allow.networks());
+}
+
+fn limits(page: &mut Page, limits: &Limits) {
+    let Limits {
+        message_size,
+        recipients,
+        sessions,
+        sessions_per_device,
+        command_timeout,
+        idle_timeout,
+        data_min_rate,
+    } = limits;
+    page.section("[limits]");
+    page.text("message_size", &size(*message_size));
+    page.bare("recipients", recipients);
+    page.bare("sessions", sessions);
+    page.bare("sessions_per_device", sessions_per_device);
+    page.duration("command_timeout", *command_timeout);
+    page.duration("idle_timeout", *idle_timeout);
+    page.text("data_min_rate", &format!("{}/s", size(*data_min_rate)));
+    page.text("messages_per_device", "0/h");
+    page.text("recipients_per_device", "0/d");
+}
+
+fn smarthost(page: &mut Page, smarthost: &Smarthost) {
+    let Smarthost { host, port, tls, tls_min, tls_backend, ca_file, replies_file, lease_wait } =
+        smarthost;
+    page.section("[smarthost]");
+    page.text("host", host);
+    page.bare("port", port);
+    page.text(
+        "tls",
+        match tls {
+            SmarthostTls::StartTls => "starttls",
+            SmarthostTls::Implicit => "implicit",
+            SmarthostTls::None => "none",
+        },
+    );
+    page.text(
+        "tls_min",
+        match tls_min {
+            TlsMin::V1_2 => "1.2",
+            TlsMin::V1_3 => "1.3",
+        },
+    );
+    page.text(
+        "tls_backend",
+        match tls_backend {
+            TlsBackend::Rustls => "rustls",
+            TlsBackend::Native => "native",
+        },
+    );
+    if let Some(path) = ca_file {
+        page.path("ca_file", path);
+    }
+    if let Some(path) = replies_file {
+        page.path("replies_file", path);
+    }
+    page.duration("lease_wait", *lease_wait);
+}
+
+fn mailbox(page: &mut Page, mailbox: &Mailbox) {
+    let Mailbox { address, username, auth, max_connections, send_as } = mailbox;
+    page.section("[[mailbox]]");
+    page.text("address", address);
+    page.text("username", username);
+    page.text(
+        "auth",
+        match auth {
+            MailboxAuth::XOAuth2 { .. } => "xoauth2",
+            MailboxAuth::Login { .. } => "login",
+            MailboxAuth::Plain { .. } => "plain",
+            MailboxAuth::None => "none",
+        },
+    );
+    if let MailboxAuth::Login { password } | MailboxAuth::Plain { password } = auth {
+        page.bare("password", password.to_toml());
+    }
+    page.bare("max_connections", max_connections);
+    page.bare("messages_per_minute", 0);
+    page.bare("recipients_per_day", 0);
+    page.list("send_as", send_as);
+    if let MailboxAuth::XOAuth2 { token } = auth {
+        page.section("[mailbox.oauth]");
+        page.bare("token", token.to_toml());
+    }
+}
+
+/// The text as it grows.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn section(&mut self, head: &str) {
+        self.0.push_str(&format!("\n{head}\n"));
+    }
+
+    fn remark(&mut self, remark: &str) {
+        self.0.push_str(&format!("\n# {remark}\n"));
+    }
+
+    /// A value that needs no quotes.
+    fn bare(&mut self, key: &str, value: impl Display) {
+        self.0.push_str(&format!("{key} = {value}\n"));
+    }
+
+    fn text(&mut self, key: &str, text: &str) {
+        self.bare(key, quoted(text));
+    }
+
+    fn path(&mut self, key: &str, path: &Path) {
+        self.bare(key, quoted_path(path));
+    }
+
+    fn duration(&mut self, key: &str, duration: Duration) {
+        self.text(key, &humantime::format_duration(duration).to_string());
+    }
+
+    fn list(&mut self, key: &str, items: &[impl ToString]) {
+        let items: Vec<_> = items.iter().map(|item| quoted(&item.to_string())).collect();
+        self.bare(key, format!("[{}]", items.join(", ")));
+    }
+}
+
+pub(super) fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// A configuration may be read again from another folder.
+pub(super) fn quoted_path(path: &Path) -> String {
+    let absolute = path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    quoted(&absolute.to_string_lossy())
+}
+
+/// In the largest unit that says it exactly.
+fn size(octets: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let exact = units.iter().find(|(bits, _)| octets != 0 && octets.trailing_zeros() >= *bits);
+    match exact {
+        Some((bits, unit)) => format!("{}{unit}", octets >> bits),
+        None => format!("{octets}B"),
+    }
+}
