@@ -24,7 +24,7 @@ What to do
   3. Or by hand: Microsoft 365 admin center, Active users, the mailbox, Mail, Manage email apps, tick \"Authenticated SMTP\".
   4. Give it up to an hour, then test with smtp-uplift doctor. The switch counts for OAuth logins too.
 
-Will it pass by itself?  No. Somebody has to change a setting first; the mail is kept meanwhile.
+Will it pass by itself?  No. Somebody has to change a setting first.
 What is affected?        Everything that logs in with this name.
 For Microsoft support    [MN2PR05CA0004.namprd05.prod.outlook.com 2023-09-12T20:59:57.214Z 08DBB276B7E699C4]
 

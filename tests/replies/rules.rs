@@ -29,6 +29,24 @@ fn three(verdict: &Verdict) -> String {
 }
 
 #[test]
+fn no_remedy_promises_what_this_version_does_not_do() {
+    for rule in Catalogue::built_in().rules() {
+        for text in rule.remedy.iter().chain([&rule.meaning.to_string()]) {
+            let promised = [
+                "relay keeps",
+                "relay tries again",
+                "rewrite =",
+                "queue list",
+                "smtp-uplift login",
+            ]
+            .into_iter()
+            .find(|promise| text.contains(promise));
+            assert_eq!(promised, None, "{}: {text}", rule.id);
+        }
+    }
+}
+
+#[test]
 fn no_remedy_switches_authenticated_submission_off() {
     // A widely copied support article does.
     for rule in Catalogue::built_in().rules() {

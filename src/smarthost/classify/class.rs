@@ -106,11 +106,9 @@ impl Retry {
     /// Whether it passes, as an answer to somebody who asks.
     pub const fn outlook(self) -> &'static str {
         match self {
-            Self::Yes => "Yes. The mail is kept and tried again.",
+            Self::Yes => "Yes. It can be sent again later.",
             Self::No => "No. Trying again will not help.",
-            Self::AfterConfig => {
-                "No. Somebody has to change a setting first; the mail is kept meanwhile."
-            }
+            Self::AfterConfig => "No. Somebody has to change a setting first.",
         }
     }
 
