@@ -16,7 +16,8 @@
 //! The way of one message: [`transport::listener`] accepts, [`relay::session`] drives
 //! [`proto::session`] over [`codec::server`]; at the first recipient [`relay::transaction`] leases a
 //! connection from [`smarthost::pool`]; mail data pass through [`codec::data`] as the bytes that
-//! came; [`relay::answer`] tells the device what became of them. `docs/flow.md` says it in prose.
+//! came; [`smarthost::classify`] knows what a refusal means and [`relay::answer`] tells the device what became
+//! of its message. `docs/flow.md` says it in prose.
 //!
 //! Start reading at [`relay::session`].
 

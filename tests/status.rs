@@ -40,6 +40,7 @@ async fn it_tells_of_listeners_and_mailboxes() {
     assert_eq!((&mailbox["address"], &mailbox["state"]), (&MAILBOX.into(), &"ready".into()));
     assert_eq!(mailbox["connections"], serde_json::json!({"leased": 0, "shelved": 1}));
     assert_eq!(mailbox["waiting"], 0);
+    assert_eq!(mailbox["last_error"], Value::Null);
     assert_eq!(status["transcripts"], serde_json::json!([]), "nothing has failed");
 }
 
@@ -67,6 +68,10 @@ async fn what_failed_can_be_read_up_under_the_id_of_its_log_line() {
     has("smarthost > (mail data) and the final dot");
     has("smarthost < 554 5.2.252");
     assert_eq!(said.last().unwrap(), &format!("* message {id}: refused"));
+    let trouble = &json(&house, "/status").await["mailboxes"][0]["last_error"];
+    assert_eq!(trouble["rule"], "send-as-denied");
+    assert!(trouble["reply"].as_str().unwrap().starts_with("554 5.2.252 "), "{trouble}");
+    assert!(trouble["remedy"][0].as_str().unwrap().contains("the mailbox's address"), "{trouble}");
     let none = common::get(house.service.admin().unwrap(), "/status/nothing", "").await;
     assert!(
         none.starts_with("HTTP/1.1 404") && none.contains("no transcript of nothing"),

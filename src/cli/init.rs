@@ -102,6 +102,9 @@ fn tell(args: &Args, hostname: &str, until: i64) {
         format!("Write the mailbox's password into {}, in one line.", path(PASSWORD).display()),
         format!("smtp-uplift check{config}\n     says what is still missing."),
         format!(
+            "smtp-uplift doctor{config}\n     walks the way to Exchange Online, and says of each step what is wrong."
+        ),
+        format!(
             "smtp-uplift run{config}\n     starts the relay, which logs in at once and says so. Ctrl-C ends it."
         ),
         format!(

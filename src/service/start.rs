@@ -138,7 +138,7 @@ impl Service {
         for (socket, door) in bound {
             let listener = &door.listener;
             tracing::info!(
-                listener = listener.name, address = %socket.address(), tls = ?listener.tls,
+                listener = listener.name, address = %socket.address(), tls = listener.tls.as_str(),
                 profile = %listener.tls_profile, "listening"
             );
             addresses.push((listener.name.clone(), socket.address()));

@@ -58,7 +58,7 @@ impl Journal {
         let verdict = self.judge(stage, reply);
         let (class, rule) = (verdict.class.as_str(), verdict.rule.as_str());
         self.metrics.upstream_reply(&self.mailbox, stage, reply, class, rule);
-        if reply.code.is_positive() || reply.code.get() == 334 {
+        if reply.code.get() < 400 {
             return;
         }
         if verdict.is_unknown() {
