@@ -4,6 +4,8 @@
 
 #[path = "cli/cert.rs"]
 mod cert;
+#[path = "cli/explain.rs"]
+mod explain;
 #[path = "cli/healthcheck.rs"]
 mod healthcheck;
 #[path = "cli/init.rs"]
@@ -147,6 +149,25 @@ fn a_configuration_that_does_not_start_is_shown_all_the_same() {
     let (code, out, err) = run(smtp_uplift().args(["check", "--effective", "--config"]).arg(&file));
     assert!(code == 78 && err.contains("empty: no certificate in PEM form"), "{err}");
     assert!(config::parse(&out, &file).is_ok(), "{out}");
+}
+
+#[test]
+fn check_reads_the_operators_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("relay.toml");
+    fs::write(
+        &file,
+        "hostname = \"relay.example\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[smarthost]\nreplies_file = \"rules.toml\"\n\
+         [[mailbox]]\naddress = \"a@office.test\"\nauth = \"none\"\n[delivery]\nmode = \"stream\"\n",
+    )
+    .unwrap();
+    let rules = folder.path().join("rules.toml");
+    fs::write(&rules, "").unwrap();
+    let (code, out, err) = run(smtp_uplift().args(["check", "--config"]).arg(&file));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    fs::write(&rules, "[[rule]]\nid = \"x\"\nclass = \"polcy\"\n").unwrap();
+    let (code, _, err) = run(smtp_uplift().args(["check", "--config"]).arg(&file));
+    assert!(code == 78 && err.contains("rules.toml:") && err.contains("policy"), "{err}");
 }
 
 #[test]

@@ -205,6 +205,21 @@ fn the_image_is_made_of_what_is_there() {
             assert!(let_in.iter().find(covers).is_some(), "{source} is kept out by .dockerignore");
         }
     }
+    // What the sources take in from elsewhere has to be there as well.
+    let copied = |folder: &str| {
+        containerfile
+            .lines()
+            .any(|line| line.starts_with("COPY ") && line.contains(&format!(" {folder} ")))
+    };
+    for (file, text) in sources(&root.join("src")) {
+        for taken in text.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next())
+        {
+            let path = fs::canonicalize(file.parent().unwrap().join(taken)).unwrap();
+            let inside = path.strip_prefix(fs::canonicalize(root).unwrap()).unwrap();
+            let folder = inside.iter().next().unwrap().to_str().unwrap();
+            assert!(copied(folder), "{} is taken in and not copied", inside.display());
+        }
+    }
     let entry: Vec<_> = ["ENTRYPOINT ", "CMD "].iter().flat_map(|keyword| words(keyword)).collect();
     assert_eq!(entry, ["[\"smtp-uplift\"]", "[\"run\"]"]);
 }
@@ -359,4 +374,19 @@ async fn nobody_holds_up_the_end_beyond_the_drain_timeout() {
     assert!(timeout(PATIENCE, busy.is_closed()).await.unwrap());
     assert_eq!(relay.ended().await.code(), Some(0));
     assert_eq!(relay.sandbox.deliveries().len(), 0);
+}
+
+/// Every source file of a folder with its text.
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    found
 }

@@ -215,3 +215,38 @@ async fn a_ca_file_is_read_again_when_it_has_changed() {
     drop(one);
     assert!(sandbox.counts().logins.load(Ordering::SeqCst) == 2);
 }
+
+#[tokio::test]
+async fn a_refused_password_is_presented_again_only_by_the_operators_word() {
+    let scenario = Scenario { password: Some("another".into()), ..Scenario::default() };
+    let (sandbox, pool, folder) = pool(scenario, Lifetime::default()).await;
+    let refused = || sandbox.counts().refused_logins.load(Ordering::SeqCst);
+    let wait = Duration::from_secs(10);
+    for _ in 0..3 {
+        assert!(pool.lease(wait).await.is_err());
+    }
+    assert_eq!(refused(), 1);
+    pool.try_again();
+    let said = pool.lease(wait).await.map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("535 5.7.139"), "{said}");
+    let said = pool.lease(wait).await.map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("not tried again with this secret"), "{said}");
+    assert_eq!(refused(), 2);
+    // A new secret is tried once, however many ask for it at a time.
+    fs::write(folder.path().join("password"), "wrong as well").unwrap();
+    let (one, two, three) = tokio::join!(pool.lease(wait), pool.lease(wait), pool.lease(wait));
+    assert!(one.is_err() && two.is_err() && three.is_err());
+    assert_eq!(refused(), 3);
+}
+
+#[tokio::test]
+async fn a_login_that_something_else_refuses_waits_for_a_while() {
+    let scenario =
+        fault("stage = \"auth\"\nreply = \"454 4.7.0 Temporary authentication failure\"");
+    let (sandbox, pool, _folder) = pool(scenario, Lifetime::default()).await;
+    let wait = Duration::from_secs(10);
+    assert!(pool.lease(wait).await.is_err());
+    let said = pool.lease(wait).await.map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("not tried again for another "), "{said}");
+    assert_eq!(sandbox.counts().connections.load(Ordering::SeqCst), 1);
+}

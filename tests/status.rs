@@ -67,6 +67,7 @@ async fn what_failed_can_be_read_up_under_the_id_of_its_log_line() {
     has("device > (mail data, ");
     has("smarthost > (mail data) and the final dot");
     has("smarthost < 554 5.2.252");
+    has("device < 451 4.7.0 waiting for the relay's operator: ");
     assert_eq!(said.last().unwrap(), &format!("* message {id}: refused"));
     let trouble = &json(&house, "/status").await["mailboxes"][0]["last_error"];
     assert_eq!(trouble["rule"], "send-as-denied");
@@ -77,6 +78,16 @@ async fn what_failed_can_be_read_up_under_the_id_of_its_log_line() {
         none.starts_with("HTTP/1.1 404") && none.contains("no transcript of nothing"),
         "{none}"
     );
+}
+
+#[tokio::test]
+async fn the_last_error_is_the_cause_and_not_what_follows_from_it() {
+    let house = House::new().await;
+    // MAIL and RCPT go up in one flight: RCPT is refused because MAIL was.
+    assert!(house.send("reply-550-5.7.60@x", &["b@x"]).await.starts_with("451 4.7.0 "));
+    let status = json(&house, "/status").await;
+    let reply = status["mailboxes"][0]["last_error"]["reply"].as_str().unwrap().to_owned();
+    assert!(reply.starts_with("550 5.7.60 "), "{reply}");
 }
 
 #[tokio::test]

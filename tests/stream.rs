@@ -479,3 +479,21 @@ async fn a_smarthost_that_begins_with_tls_is_served_too() {
         House::build(Plan { scenario, smarthost: "tls = \"implicit\"", ..Plan::default() }).await;
     assert!(house.send("a@x", &["b@x"]).await.starts_with("250"));
 }
+
+#[tokio::test]
+async fn a_refusal_keeps_the_connection_only_if_it_speaks_of_the_mail() {
+    for (to, kept) in [
+        ("reply-550-5.1.10@x", true),
+        ("reply-554-5.2.252-dot@x", true),
+        ("reply-452-4.5.3@x", true),
+        // The login behind the connection is not good any more, or the back end behind it is gone.
+        ("reply-530-5.7.57@x", false),
+        ("reply-421-4.3.2@x", false),
+    ] {
+        let house = House::new().await;
+        assert!(!house.send("a@x", &[to]).await.starts_with("250"));
+        assert!(house.send("a@x", &["b@x"]).await.starts_with("250"));
+        let connections = house.sandbox.counts().connections.load(Ordering::SeqCst);
+        assert_eq!(connections, if kept { 1 } else { 2 }, "{to}");
+    }
+}

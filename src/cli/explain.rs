@@ -2,8 +2,6 @@
 
 use std::{io::Read as _, path::PathBuf};
 
-use clap::ValueEnum;
-
 use super::{CONFIGURATION, OK, USAGE, complain};
 use crate::{
     proto::client::Stage,
@@ -18,8 +16,8 @@ const MOST: u64 = 1024 * 1024;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where the reply came, if that is known
-    #[arg(long, value_enum)]
+    /// Where the reply came, if that is known: connect, ehlo, starttls, tls, auth, mail, rcpt, data, eod, any
+    #[arg(long, value_parser = at)]
     stage: Option<At>,
     /// Print JSON
     #[arg(long)]
@@ -32,33 +30,20 @@ pub(super) struct Args {
     reply: Vec<String>,
 }
 
-/// A place in the dialogue.
-#[derive(Clone, Copy, ValueEnum)]
-enum At {
-    Connect,
-    Ehlo,
-    Starttls,
-    Tls,
-    Auth,
-    Mail,
-    Rcpt,
-    Data,
-    /// After the final dot
-    Eod,
-}
+/// A stage, or `any`: not known.
+#[derive(Clone, Copy)]
+struct At(Option<Stage>);
 
-impl From<At> for Stage {
-    fn from(at: At) -> Self {
-        match at {
-            At::Connect => Self::Connect,
-            At::Ehlo => Self::Ehlo,
-            At::Starttls => Self::StartTls,
-            At::Tls => Self::Tls,
-            At::Auth => Self::Auth,
-            At::Mail => Self::Mail,
-            At::Rcpt => Self::Rcpt,
-            At::Data => Self::Data,
-            At::Eod => Self::Eod,
+fn at(name: &str) -> Result<At, String> {
+    match (name, Stage::parse(name)) {
+        // A bounce tells of no stage either.
+        ("any" | "ndr", _) => Ok(At(None)),
+        // As scenarios of the sandbox call it.
+        ("dot", _) => Ok(At(Some(Stage::Eod))),
+        (_, Some(stage)) => Ok(At(Some(stage))),
+        (_, None) => {
+            let names: Vec<_> = Stage::ALL.iter().map(|stage| stage.as_str()).collect();
+            Err(format!("the stages are {} (eod: after the final dot), any", names.join(", ")))
         }
     }
 }
@@ -79,7 +64,7 @@ pub(super) fn run(args: Args) -> u8 {
         Ok(catalogue) => catalogue,
         Err(error) => return complain(&error, CONFIGURATION),
     };
-    let verdict = classify::pasted(&catalogue, args.stage.map(Stage::from), &reply);
+    let verdict = classify::pasted(&catalogue, args.stage.and_then(|At(stage)| stage), &reply);
     if args.json {
         say!("{}", explain::json(&verdict));
     } else {

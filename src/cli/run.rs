@@ -53,9 +53,16 @@ pub(super) async fn run(args: Args) -> u8 {
     systemd::ready();
     let mut watchdog = JoinSet::new();
     watchdog.spawn(systemd::watchdog());
-    signalled(&mut signals).await;
+    signalled(&mut signals, || {
+        tracing::warn!(
+            "SIGHUP: a refused login is tried again. Certificates, secrets and the users file are read again by themselves; \
+             for other changes restart"
+        );
+        service.try_again();
+    })
+    .await;
     systemd::stopping();
-    service.stop(signalled(&mut signals)).await;
+    service.stop(signalled(&mut signals, || {})).await;
     OK
 }
 
@@ -73,15 +80,13 @@ fn signals() -> io::Result<Signals> {
     })
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn signalled(Signals { terminate, interrupt, hangup }: &mut Signals) {
+/// Waits for SIGTERM or SIGINT, with something to do at each SIGHUP.
+async fn signalled(Signals { terminate, interrupt, hangup }: &mut Signals, hung_up: impl Fn()) {
     loop {
         tokio::select! {
             _ = terminate.recv() => return,
             _ = interrupt.recv() => return,
-            _ = hangup.recv() => {
-                tracing::warn!("SIGHUP: certificates, secrets and the users file are read again by themselves when they change; for other changes restart");
-            }
+            _ = hangup.recv() => hung_up(),
         }
     }
 }

@@ -4,18 +4,17 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
-/// Tells one state of a file from another: by time of modification, size and inode.
+/// Tells one state of a file from another: by inode, size and the time of its last change, of its permissions too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp(Option<(SystemTime, u64, u64)>);
+pub struct Stamp(Option<(u64, u64, i64, i64)>);
 
 impl Stamp {
     /// The state that a file is in now; one that cannot be seen is in a state too.
     pub fn of(path: &Path) -> Self {
         let metadata = fs::metadata(path).ok();
-        Self(metadata.and_then(|file| Some((file.modified().ok()?, file.len(), file.ino()))))
+        Self(metadata.map(|file| (file.ino(), file.len(), file.ctime(), file.ctime_nsec())))
     }
 }
 

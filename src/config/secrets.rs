@@ -231,6 +231,10 @@ fn read(path: &Path) -> Result<String, SecretError> {
 }
 
 fn tidy(mut text: String) -> Result<SecretString, SecretError> {
+    // What some editors put in front of every text.
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -296,6 +300,7 @@ mod tests {
             ("a", Ok("a")),
             ("a\n", Ok("a")),
             ("a\r\n", Ok("a")),
+            ("\u{feff}a\n", Ok("a")),
             (" a ", Ok(" a ")),
             ("a\n\n", Err("the secret is not one line of text")),
             ("a\nb", Err("the secret is not one line of text")),

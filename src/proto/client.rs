@@ -102,6 +102,25 @@ pub enum Refusal {
 }
 
 impl Stage {
+    /// Every stage, in the order in which they come.
+    pub const ALL: [Self; 10] = [
+        Self::Connect,
+        Self::Ehlo,
+        Self::StartTls,
+        Self::Tls,
+        Self::Auth,
+        Self::Mail,
+        Self::Rcpt,
+        Self::Data,
+        Self::Eod,
+        Self::Rset,
+    ];
+
+    /// The stage of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.as_str() == name)
+    }
+
     /// The name in logs, metrics and rules.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -172,7 +191,9 @@ impl Opening {
                 self.state = State::Handshake;
                 Ok(Next::Handshake)
             }
-            (State::Auth(exchange), 334) => Ok(Next::Send(exchange.respond())),
+            (State::Auth(exchange), 334) => {
+                exchange.respond().map_or_else(refused, |response| Ok(Next::Send(response)))
+            }
             (State::Auth(_), 235) => {
                 self.state = State::Ready;
                 Ok(Next::Ready)

@@ -64,6 +64,8 @@ pub struct ClientExchange {
     /// Responses still owed, last first; each answers one 334.
     responses: Vec<Command>,
     start: Command,
+    /// The final refusal was asked for.
+    asked: bool,
 }
 
 /// A device's AUTH exchange, as we see it.
@@ -147,7 +149,7 @@ impl ClientExchange {
             Mechanism::Login => {
                 let responses =
                     [secret, user].map(|text| Command::AuthResponse(BASE64.encode(text))).to_vec();
-                return Self { responses, start: Command::Auth(name, None) };
+                return Self { responses, start: Command::Auth(name, None), asked: false };
             }
             Mechanism::Plain => BASE64.encode(format!("\0{user}\0{secret}")),
             Mechanism::XOAuth2 => {
@@ -155,9 +157,13 @@ impl ClientExchange {
             }
         };
         if "AUTH  \r\n".len() + name.len() + whole.len() <= limits::INITIAL_RESPONSE_LINE {
-            Self { responses: Vec::new(), start: Command::Auth(name, Some(whole)) }
+            Self { responses: Vec::new(), start: Command::Auth(name, Some(whole)), asked: false }
         } else {
-            Self { responses: vec![Command::AuthResponse(whole)], start: Command::Auth(name, None) }
+            Self {
+                responses: vec![Command::AuthResponse(whole)],
+                start: Command::Auth(name, None),
+                asked: false,
+            }
         }
     }
 
@@ -167,9 +173,11 @@ impl ClientExchange {
     }
 
     /// The answer to a 334. When nothing is owed the challenge carries an error (Gmail's base64 JSON): an
-    /// empty line asks for the final refusal.
-    pub fn respond(&mut self) -> Command {
-        self.responses.pop().unwrap_or_else(|| Command::AuthResponse(String::new()))
+    /// empty line asks for the final refusal, once.
+    pub fn respond(&mut self) -> Option<Command> {
+        let owed = self.responses.pop();
+        let last = owed.is_none() && !std::mem::replace(&mut self.asked, owed.is_none());
+        owed.or_else(|| last.then(|| Command::AuthResponse(String::new())))
     }
 }
 
@@ -265,9 +273,13 @@ mod tests {
         let login = Login::Password { credentials: credentials(), prefer_plain: false };
         let mut exchange = login.exchange(&offered(&[Mechanism::Login])).unwrap();
         assert_eq!(exchange.start(), Command::Auth("LOGIN".into(), None));
-        assert_eq!(exchange.respond(), Command::AuthResponse("c2NhbkBleGFtcGxlLm9yZw==".into()));
-        assert_eq!(exchange.respond(), Command::AuthResponse("Z2VoZWlt".into()));
-        assert_eq!(exchange.respond(), Command::AuthResponse(String::new()));
+        assert_eq!(
+            exchange.respond(),
+            Some(Command::AuthResponse("c2NhbkBleGFtcGxlLm9yZw==".into()))
+        );
+        assert_eq!(exchange.respond(), Some(Command::AuthResponse("Z2VoZWlt".into())));
+        assert_eq!(exchange.respond(), Some(Command::AuthResponse(String::new())));
+        assert_eq!(exchange.respond(), None, "nobody is asked for ever");
     }
 
     #[test]
@@ -283,12 +295,12 @@ mod tests {
         );
         assert_eq!(
             short.respond(),
-            Command::AuthResponse(String::new()),
+            Some(Command::AuthResponse(String::new())),
             "the answer to Gmail's error challenge"
         );
         let mut long = start("t".repeat(2_000));
         assert_eq!(long.start(), Command::Auth("XOAUTH2".into(), None));
-        assert!(matches!(long.respond(), Command::AuthResponse(blob) if blob.len() > 2_000));
+        assert!(matches!(long.respond(), Some(Command::AuthResponse(blob)) if blob.len() > 2_000));
     }
 
     #[test]

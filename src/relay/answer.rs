@@ -10,7 +10,10 @@ use crate::{
         reply::{Enhanced, Reply},
     },
     smarthost::{
-        classify::{Verdict, class::Retry},
+        classify::{
+            Verdict,
+            class::{Retry, Scope},
+        },
         connection::{Lost, OpenError},
         pool::LeaseError,
     },
@@ -51,19 +54,26 @@ pub fn refused(stage: Stage, reply: &Reply, verdict: &Verdict) -> Reply {
             Enhanced(4, 4, 2),
             format!("the smarthost closes the connection: {text}; try again"),
         ),
-        // Our own commands are well formed, so this is a fault between the two servers, unless it speaks of
-        // an address.
-        500..=504 if reply.enhanced.is_none_or(|enhanced| enhanced.1 != 1) => Reply::new(
-            451,
-            Enhanced(4, 5, 0),
-            format!("the smarthost does not understand us at {stage}: {code} {text}"),
-        ),
+        // Our own commands are well formed, so this is a fault between the two servers, unless a rule knows
+        // better or it speaks of an address.
+        500..=504
+            if verdict.scope == Scope::Connection
+                && reply.enhanced.is_none_or(|enhanced| enhanced.1 != 1) =>
+        {
+            Reply::new(
+                451,
+                Enhanced(4, 5, 0),
+                format!("the smarthost does not understand us at {stage}: {code} {text}"),
+            )
+        }
         // Limits of the mailbox, which devices know nothing of; old ones know none of their codes.
         430..=432 => Reply::new(451, paired(4, reply.enhanced), text),
         // Time heals it, whatever its first digit says.
         500.. if verdict.retry == Retry::Yes => Reply::new(451, paired(4, reply.enhanced), text),
         // Not the device's login but ours.
         530 | 534 | 535 | 538 => waiting_for_operator(&text),
+        // To a device these would say that it had made a mistake in its commands.
+        500 | 502..=504 => Reply::new(554, paired(5, reply.enhanced), text),
         _ => Reply::new(code, paired(if code < 500 { 4 } else { 5 }, reply.enhanced), text),
     }
 }
@@ -235,6 +245,10 @@ mod tests {
             heard(502, Some(Enhanced(5, 3, 3)), "Command not implemented").starts_with("451 4.5.0")
         );
         assert!(heard(501, Some(Enhanced(5, 1, 3)), "Invalid address").starts_with("501 5.1.3"));
+        let too_large =
+            "MapiExceptionSendSizeLimit.Sender; message size exceeds fixed maximum size";
+        assert!(heard(500, Some(Enhanced(5, 2, 11)), too_large).starts_with("554 5.2.11 "));
+        assert!(heard(550, Some(Enhanced(5, 7, 1)), "Virus found").starts_with("550 5.7.1 "));
         assert!(
             heard(251, None, "forwarding").starts_with("451 4.5.0"),
             "a yes that nobody expects is no yes"

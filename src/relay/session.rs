@@ -228,7 +228,8 @@ impl Driver {
         drop(verifying);
         let accepted = judged.unwrap_or(false);
         if !accepted {
-            tracing::warn!(user = credentials.user, "login refused");
+            let listener = &self.door.listener.name;
+            tracing::warn!(device = %self.peer, listener, user = credentials.user, "login refused");
             tokio::time::sleep(REFUSED_LOGIN).await;
         }
         match self.session.login(credentials, accepted) {
@@ -246,9 +247,12 @@ impl Driver {
         let transfer = match transaction.data(self.relay.delivery.device_patience).await {
             Ok(transfer) => transfer,
             Err(reply) => {
-                transaction.record(Disposition::Refused, Some(&reply), "");
                 self.session.data_done();
-                return self.data_refused(reply).await;
+                let said = self.data_refused(reply.clone()).await;
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.record(Disposition::Refused, Some(&reply), "");
+                }
+                return said;
             }
         };
         self.framed.codec_mut().start_data(self.door.listener.line_endings);
@@ -263,11 +267,12 @@ impl Driver {
             Ok(transfer) => self.verdict(transfer).await,
             Err(reply) => (Disposition::Refused, reply),
         };
+        let said = self.say(&reply).await;
         if let Some(mut transaction) = self.transaction.take() {
             transaction.bytes = size;
             transaction.record(disposition, Some(&reply), mended);
         }
-        self.say(&reply).await
+        said
     }
 
     /// Refuses DATA. A device may have sent its mail data without waiting: they are never read as commands.

@@ -195,6 +195,7 @@ impl Transaction {
             bytes: self.bytes,
             disposition,
             reply,
+            answer: ours,
             rule: if theirs.is_some() { &self.rule } else { "" },
             upstream: &message_id.map_or_else(|| host.to_owned(), |id| format!("{host} {id}")),
             wait: self.waited,

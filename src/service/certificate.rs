@@ -21,6 +21,9 @@ use crate::{
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Days before a certificate's end at which the log begins to tell of it.
+const SOON: i64 = 30;
+
 /// The certificate of all listeners.
 pub(super) struct Certificate {
     files: CertificateFiles,
@@ -130,6 +133,14 @@ async fn prove(
     tls.prove().await.map_err(failed)?;
     if let Some(end) = identity.not_after() {
         metrics.certificate_expiry(listener, end);
+        let days = (end - jiff::Timestamp::now().as_second()).div_euclid(86_400);
+        if days < SOON {
+            tracing::warn!(
+                listener,
+                days,
+                "the certificate that devices see ends soon, or has ended: renew it"
+            );
+        }
     }
     Ok(tls)
 }

@@ -65,6 +65,11 @@ impl Service {
         &self.metrics
     }
 
+    /// An operator's word: a login that was refused is tried again.
+    pub fn try_again(&self) {
+        self.pool.try_again();
+    }
+
     /// Drains: no more sessions, idle ones get 421, those in a transaction finish it. What is left when the
     /// drain timeout ends, or `hurry` does, is dropped without a dot.
     pub async fn stop(self, hurry: impl Future<Output = ()>) {

@@ -51,6 +51,9 @@ pub struct Verdict {
     /// The enhanced code.
     #[serde(serialize_with = "enhanced_as_text")]
     pub enhanced: Option<Enhanced>,
+    /// Whether the secret itself is wrong, so that it must not be presented again.
+    #[serde(skip)]
+    pub wrong_secret: bool,
 }
 
 /// What is known of a reply.
@@ -88,7 +91,7 @@ pub fn reply(catalogue: &Catalogue, stage: Option<Stage>, reply: &Reply) -> Verd
 
 /// Judges a text that somebody pasted, with whatever stands around the reply.
 pub fn pasted(catalogue: &Catalogue, stage: Option<Stage>, text: &str) -> Verdict {
-    let text = scan::capped(text);
+    let text = &words::without_addresses(scan::capped(text));
     let Scan { code, enhanced, start, garbled } = scan::scan(text);
     if garbled {
         return Verdict { code, enhanced, ..protocol_fault() };
@@ -118,6 +121,7 @@ pub fn protocol_fault() -> Verdict {
         remedy: fallback::NO_REPLY_REMEDY.map(str::to_owned).into(),
         code: None,
         enhanced: None,
+        wrong_secret: false,
     }
 }
 
@@ -204,6 +208,7 @@ fn verdict(rule: &Rule, known: &Known<'_>) -> Verdict {
         remedy: rule.remedy.clone(),
         code: known.code,
         enhanced: known.enhanced,
+        wrong_secret: rule.wrong_secret,
     }
 }
 
@@ -224,6 +229,9 @@ fn unknown(known: &Known<'_>) -> Verdict {
         remedy: remedy.iter().map(|step| (*step).to_owned()).collect(),
         code: known.code,
         enhanced: known.enhanced,
+        // Better not tried again than an account that is locked.
+        wrong_secret: known.stage == Some(Stage::Auth)
+            && known.code.is_some_and(|code| code.get() == 535),
     }
 }
 

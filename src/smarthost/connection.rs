@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
-use super::{Target, classify::Verdict, journal::Journal};
+use super::{Target, classify::class::Scope, journal::Journal};
 use crate::{
     codec::client::ClientCodec,
     config::{SecretError, SmarthostTls},
@@ -54,6 +54,8 @@ pub struct Connection {
     transactions: u32,
     /// The smarthost has said 421, or the dialogue has lost its step.
     finished: bool,
+    /// A refusal spoke of the connection, or of who uses it.
+    spent: bool,
 }
 
 /// Why a connection did not come to carry mail.
@@ -155,6 +157,7 @@ impl Connection {
             born: Instant::now(),
             transactions: 0,
             finished: false,
+            spent: false,
         };
         let security = match (&client, target.smarthost.tls) {
             (Some(client), SmarthostTls::Implicit) => {
@@ -198,11 +201,6 @@ impl Connection {
         self.shown.as_ref()
     }
 
-    /// What a reply means.
-    pub(super) fn judge(&self, stage: Stage, reply: &Reply) -> Verdict {
-        self.journal.judge(stage, reply)
-    }
-
     /// The address on the other end.
     pub fn peer(&self) -> SocketAddr {
         self.peer
@@ -220,7 +218,12 @@ impl Connection {
 
     /// Whether another transaction may begin.
     pub fn is_usable(&self) -> bool {
-        !self.finished
+        !self.finished && !self.spent
+    }
+
+    /// Nothing more can be said on it.
+    pub(super) fn give_up(&mut self) {
+        self.finished = true;
     }
 
     /// A transaction begins.
@@ -248,9 +251,11 @@ impl Connection {
                 return Err(Lost { stage, cause: LostCause::OutOfStep });
             }
             self.send(stage, group).await?;
+            let mut refused = false;
             for command in group {
-                let reply = self.reply(stage_of(command), wait).await?;
+                let reply = self.answer(stage_of(command), wait, refused).await?;
                 let over = reply.code.get() == 421;
+                refused |= reply.code.get() >= 400;
                 replies.push(reply);
                 if over {
                     // The smarthost closes: what else was sent has no answer (RFC 5321 section 3.8).
@@ -336,6 +341,11 @@ impl Connection {
     }
 
     async fn reply(&mut self, stage: Stage, wait: Duration) -> Result<Reply, Lost> {
+        self.answer(stage, wait, false).await
+    }
+
+    /// A reply; one that `follows` a refusal of the same flight says nothing new.
+    async fn answer(&mut self, stage: Stage, wait: Duration, follows: bool) -> Result<Reply, Lost> {
         let lost = |cause| Lost { stage, cause };
         let item =
             timeout(wait, self.framed.next()).await.map_err(|_| lost(LostCause::Timeout(wait)))?;
@@ -348,7 +358,10 @@ impl Connection {
         tracing::trace!(%stage, %reply, "from the smarthost");
         self.transcript.say(Voice::Smarthost, &reply);
         self.finished |= reply.code.get() == 421;
-        self.journal.heard(stage, &reply);
+        let scope = self.journal.heard(stage, &reply, follows).scope;
+        let about_mail =
+            matches!(scope, Scope::Recipient | Scope::Message | Scope::Sender | Scope::Mailbox);
+        self.spent |= reply.code.get() >= 400 && !about_mail && !follows;
         Ok(reply)
     }
 

@@ -19,7 +19,7 @@ use crate::{
         client::{Refusal, Stage},
         command::Command,
         reply::Reply,
-        sasl::Login,
+        sasl::{Login, Mechanism},
     },
     telemetry::{metrics::Metrics, transcript::Transcript},
     transport::{
@@ -90,24 +90,40 @@ pub async fn examine(
 
 impl Walk<'_> {
     async fn walk(&mut self, senders: &[String], test: Option<&str>) -> Result<(), Stop> {
+        self.passwords_end();
         let addresses = self.names().await?;
         let (io, address) = self.tcp(&addresses).await?;
         let first = self.secured(io, address).await?;
         self.login_offered(&first)?;
         first.close(true).await;
         let mut connection = self.login(address).await?;
-        let mut usable = true;
         for sender in senders {
-            usable = usable && self.mail(&mut connection, sender).await;
+            connection = self.usable(connection, address).await?;
+            self.mail(&mut connection, sender).await;
         }
         if let (Some(recipient), Some(sender)) = (test, senders.first()) {
-            if !usable {
-                connection = self.login(address).await?;
-            }
+            connection = self.usable(connection, address).await?;
             self.send(&mut connection, sender, recipient).await;
         }
         connection.close(true).await;
         Ok(())
+    }
+
+    /// Whatever else is found: a mailbox that logs in with a password has a date to keep.
+    fn passwords_end(&mut self) {
+        if !matches!(self.target.auth(), MailboxAuth::Login { .. } | MailboxAuth::Plain { .. }) {
+            return;
+        }
+        self.warning(
+                "basic authentication",
+                "the mailbox logs in with a password",
+                &[
+                    "Microsoft switches passwords for SMTP off by default at the end of December 2026 (an administrator \
+                     can switch them on again), offers new tenants none after that, and will name the date of their end \
+                     in the second half of 2027",
+                    "Prepare auth = \"xoauth2\" for this mailbox",
+                ],
+            );
     }
 
     async fn names(&mut self) -> Result<Vec<SocketAddr>, Stop> {
@@ -198,23 +214,19 @@ impl Walk<'_> {
     fn login_offered(&mut self, connection: &Connection) -> Result<(), Stop> {
         let login = self.secret()?;
         if !matches!(login, Login::None) && login.exchange(connection.capabilities()).is_none() {
+            let tokens = connection.capabilities().mechanisms.contains(&Mechanism::XOAuth2);
+            if tokens && matches!(login, Login::Password { .. }) {
+                return Err(self.failed(
+                    "auth",
+                    "the server takes tokens only (AUTH XOAUTH2), and the mailbox has a password",
+                    &["Write auth = \"xoauth2\" for the mailbox, with a token in [mailbox.oauth]"],
+                ));
+            }
             return Err(self.failed("auth", Refusal::NoMechanism, &[
                 "Exchange Online offers AUTH LOGIN XOAUTH2 after TLS: if it is missing, host is not \
                  smtp.office365.com but an MX name, or something on the way has changed the dialogue",
                 "A connector on port 25 takes mail without a login: write auth = \"none\" for it",
             ]));
-        }
-        if matches!(login, Login::Password { .. }) {
-            self.warning(
-                "basic authentication",
-                "the mailbox logs in with a password",
-                &[
-                    "Microsoft switches passwords for SMTP off by default at the end of December 2026 (an administrator \
-                     can switch them on again), offers new tenants none after that, and will name the date of their end \
-                     in the second half of 2027",
-                    "Prepare auth = \"xoauth2\" for this mailbox",
-                ],
-            );
         }
         Ok(())
     }
@@ -249,6 +261,15 @@ impl Walk<'_> {
         let connection = self.open(io, address, login).await?;
         self.ok("auth", how);
         Ok(connection)
+    }
+
+    /// A connection that the next command can go over.
+    async fn usable(&mut self, last: Connection, address: SocketAddr) -> Result<Connection, Stop> {
+        if last.is_usable() {
+            return Ok(last);
+        }
+        last.close(true).await;
+        self.login(address).await
     }
 
     fn secret(&mut self) -> Result<Login, Stop> {
@@ -318,8 +339,8 @@ impl Walk<'_> {
         }
     }
 
-    /// MAIL of a sender; whether the connection can still be used.
-    async fn mail(&mut self, connection: &mut Connection, sender: &str) -> bool {
+    /// MAIL of a sender.
+    async fn mail(&mut self, connection: &mut Connection, sender: &str) {
         let step = format!("mail from {sender}");
         let Ok(mail) = Command::parse(format!("MAIL FROM:<{sender}>").as_bytes()) else {
             self.failed(
@@ -327,7 +348,7 @@ impl Walk<'_> {
                 "this is no address that mail can come from",
                 &["Correct address or send_as"],
             );
-            return true;
+            return;
         };
         match connection.exchange(&[mail, Command::Rset], REPLY).await {
             Ok(replies) => match replies.first() {
@@ -336,11 +357,10 @@ impl Walk<'_> {
                 None => {}
             },
             Err(lost) => {
+                connection.give_up();
                 self.failed(&step, lost, &["Try again"]);
-                return false;
             }
         }
-        connection.is_usable()
     }
 
     /// One real message: what the smarthost thinks of a sender shows only after the final dot.
@@ -352,7 +372,13 @@ impl Walk<'_> {
             }
             Ok((stage, reply)) => self.refused(&step, stage, &reply),
             Err(lost) => {
-                self.failed(&step, lost, &["Try again"]);
+                let next = match lost.stage {
+                    Stage::Eod => {
+                        "Look whether the message has arrived all the same; if not, try again"
+                    }
+                    _ => "Try again",
+                };
+                self.failed(&step, lost, &[next]);
             }
         }
     }
@@ -411,7 +437,10 @@ impl Walk<'_> {
         (self.tell)(Finding {
             step: step.to_owned(),
             outcome: Outcome::Failed,
-            found: format!("the smarthost says {reply}. {meaning}"),
+            found: format!(
+                "the smarthost says {}. {meaning}",
+                reply.to_string().trim_end_matches('.')
+            ),
             rule: Some(rule.as_str().to_owned()),
             remedy: remedy.to_vec(),
         });

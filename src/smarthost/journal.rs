@@ -1,9 +1,14 @@
 //! What a mailbox hears from the smarthost: each reply is classified and counted, what a person has to heal is
 //! said in the log with its remedy, and the last trouble is kept for `/status`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::{
     Target,
@@ -14,12 +19,17 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
+/// How long the log is spared the same alarm; `/status` has it all the while.
+const AGAIN: Duration = Duration::from_secs(600);
+
 /// The replies to one mailbox.
 pub struct Journal {
     mailbox: String,
     catalogue: Arc<Catalogue>,
     metrics: Metrics,
     last: Mutex<Option<Trouble>>,
+    /// When the log was last told that somebody has to act, by rule; no more of them than rules.
+    told: Mutex<HashMap<String, Instant>>,
 }
 
 /// What went wrong last.
@@ -45,6 +55,7 @@ impl Journal {
             catalogue: Arc::clone(&target.catalogue),
             metrics,
             last: Mutex::default(),
+            told: Mutex::default(),
         })
     }
 
@@ -53,17 +64,23 @@ impl Journal {
         classify::reply(&self.catalogue, Some(stage), reply)
     }
 
-    /// The smarthost has said something.
-    pub(super) fn heard(&self, stage: Stage, reply: &Reply) {
+    /// The smarthost has said something; what that means. After a refusal in the same flight the next replies
+    /// only follow from it.
+    pub(super) fn heard(&self, stage: Stage, reply: &Reply, follows: bool) -> Verdict {
         let verdict = self.judge(stage, reply);
         let (class, rule) = (verdict.class.as_str(), verdict.rule.as_str());
         self.metrics.upstream_reply(&self.mailbox, stage, reply, class, rule);
-        if reply.code.get() < 400 {
-            return;
+        if reply.code.get() >= 400 && !follows {
+            self.note(stage, reply, &verdict);
         }
+        verdict
+    }
+
+    fn note(&self, stage: Stage, reply: &Reply, verdict: &Verdict) {
+        let rule = verdict.rule.as_str();
         if verdict.is_unknown() {
             tracing::warn!(mailbox = self.mailbox, %stage, %reply, "no rule knows this reply");
-        } else if verdict.needs_a_person() {
+        } else if verdict.needs_a_person() && self.is_news(rule) {
             let remedy = verdict.remedy.join(" ");
             tracing::error!(
                 mailbox = self.mailbox, %stage, %reply, rule, meaning = %verdict.meaning, remedy,
@@ -77,6 +94,17 @@ impl Journal {
             meaning: verdict.meaning.to_string(),
             remedy: verdict.remedy.to_vec(),
         });
+    }
+
+    /// Whether a rule has not been told of for a while: a device with a wrong sender asks for it at each message.
+    fn is_news(&self, rule: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let news = told.get(rule).is_none_or(|last| now.duration_since(*last) >= AGAIN);
+        if news {
+            told.insert(rule.to_owned(), now);
+        }
+        news
     }
 
     /// No connection came about, for another reason than a reply.

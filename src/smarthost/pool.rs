@@ -31,7 +31,7 @@ use tracing::Instrument as _;
 
 use super::{
     Credential, Target,
-    classify::class::Retry,
+    classify::{Verdict, class::Retry},
     connection::{Connection, OpenError},
     journal::Journal,
 };
@@ -48,8 +48,14 @@ use crate::{
 
 /// How often the shelf is looked through while a connection lies there for as long as it may.
 const SWEEPS: u32 = 12;
-/// How long a refused login is not repeated.
-const LOGIN_PAUSE: Duration = Duration::from_secs(60);
+/// How long a login waits that a setting has to heal, by how often it was refused.
+const HEALED: [Duration; 3] = [minutes(15), minutes(30), minutes(60)];
+/// How long one waits that should heal by itself.
+const PASSING: [Duration; 5] = [minutes(1), minutes(2), minutes(4), minutes(8), minutes(15)];
+
+const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
 /// How long the smarthost may still count a connection that failed on our side.
 const COUNTED: Duration = Duration::from_secs(1);
 
@@ -107,8 +113,31 @@ struct Logins {
     credential: Credential,
     /// One has succeeded since the last refusal.
     proven: bool,
-    /// When the smarthost last refused one.
-    refused: Option<Instant>,
+    /// The last one was refused.
+    refused: Option<Refused>,
+}
+
+/// A refused login.
+#[derive(Clone, Copy)]
+struct Refused {
+    /// When it may be tried again; `None`: not with this secret, since each try could lock the account.
+    until: Option<Instant>,
+    /// How often in a row.
+    times: usize,
+}
+
+impl Refused {
+    /// What a refusal means for the next login.
+    fn again(verdict: &Verdict, times: usize) -> Self {
+        let waits: &[Duration] = if verdict.retry == Retry::Yes { &PASSING } else { &HEALED };
+        let wait = waits[times.min(waits.len() - 1)];
+        let until = (!verdict.wrong_secret).then(|| Instant::now() + wait);
+        Self { until, times: times + 1 }
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now())
+    }
 }
 
 /// How a mailbox fares.
@@ -164,9 +193,13 @@ pub enum LeaseError {
     /// The connection did not come about.
     #[error(transparent)]
     Open(Box<OpenError>),
-    /// The smarthost has refused the login a moment ago; repeating it could lock the account.
-    #[error("the smarthost has refused the login within the last {} s", .0.as_secs())]
-    LoginRefused(Duration),
+    /// The smarthost has refused the login; repeating it could lock the account. How long it is not repeated,
+    /// `None`: until the secret changes.
+    #[error("the smarthost has refused the login: it is not tried again {}", .0.map_or_else(
+        || "with this secret; write the right one, or send SIGHUP to have it tried".to_owned(),
+        |left| format!("for another {} s; SIGHUP has it tried at once", left.as_secs())
+    ))]
+    LoginRefused(Option<Duration>),
     /// The relay stops.
     #[error("the relay is stopping")]
     Stopping,
@@ -226,6 +259,11 @@ impl Pool {
             Logins { proven: true, .. } => State::Ready,
             _ => State::Unproven,
         }
+    }
+
+    /// An operator's word: the next login is tried, whatever the last one met with.
+    pub fn try_again(&self) {
+        self.logins().refused = None;
     }
 
     /// What the smarthost says, and what it means.
@@ -350,13 +388,21 @@ impl Pool {
     /// Connects and logs in; one at a time while no login has succeeded, and not again right after a refusal.
     async fn open(self: &Arc<Self>) -> Result<(Connection, Credential), LeaseError> {
         let failed = |error: OpenError| LeaseError::Open(Box::new(error));
-        let _alone = if self.logins().proven { None } else { self.unproven.acquire().await.ok() };
-        let (login, credential) = self.target.login().map_err(|error| failed(error.into()))?;
-        self.notice(credential);
-        if let Some(refused) =
-            self.logins().refused.filter(|refused| refused.elapsed() < LOGIN_PAUSE)
-        {
-            return Err(LeaseError::LoginRefused(refused.elapsed()));
+        let load = || {
+            let (login, credential) = self.target.login().map_err(|error| failed(error.into()))?;
+            self.notice(credential);
+            Ok((login, credential))
+        };
+        let (mut login, mut credential) = load()?;
+        let proven = self.logins().proven;
+        let _alone = if proven { None } else { self.unproven.acquire().await.ok() };
+        if !proven {
+            // Whoever had the turn before may have learnt something, and the secret may have changed.
+            (login, credential) = load()?;
+        }
+        if let Some(refused) = self.logins().refused.filter(|refused| !refused.is_over()) {
+            let left = refused.until.map(|until| until.saturating_duration_since(Instant::now()));
+            return Err(LeaseError::LoginRefused(left));
         }
         let transcript = self.transcripts.begin();
         let opening = Connection::open(&self.target, login, &self.journal, &transcript);
@@ -369,11 +415,12 @@ impl Pool {
                 self.learn(connection);
                 *self.logins() = Logins { credential, proven: true, refused: None };
             }
-            Err(OpenError::Refused(Refusal::Reply(Stage::Auth, reply)))
-                if self.journal.judge(Stage::Auth, reply).retry != Retry::Yes =>
-            {
-                *self.logins() =
-                    Logins { credential, proven: false, refused: Some(Instant::now()) };
+            Err(OpenError::Refused(Refusal::Reply(Stage::Auth, reply))) => {
+                let verdict = self.journal.judge(Stage::Auth, reply);
+                let mut logins = self.logins();
+                let times = logins.refused.map_or(0, |refused| refused.times);
+                let refused = Some(Refused::again(&verdict, times));
+                *logins = Logins { credential, proven: false, refused };
             }
             Err(_) => {}
         }

@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use super::examination::{Finding, Outcome};
 
-/// Whom tokens for Exchange Online are made out to.
-const AUDIENCE: &str = "https://outlook.office365.com";
+/// Whom tokens are made out to that another service of Microsoft takes: the usual mistake.
+const GRAPH: &str = "graph.microsoft";
 /// What such a token must allow: to an app of its own, or to one on behalf of a user.
 const ROLE: &str = "SMTP.SendAsApp";
 const SCOPE: &str = "SMTP.Send";
@@ -15,12 +15,26 @@ const SCOPE: &str = "SMTP.Send";
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default)]
-    aud: String,
+    aud: Audience,
     exp: Option<i64>,
     #[serde(default)]
     roles: Vec<String>,
     #[serde(default)]
     scp: String,
+}
+
+/// One, or several (RFC 7519 section 4.1.3).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Default for Audience {
+    fn default() -> Self {
+        Self::Several(Vec::new())
+    }
 }
 
 /// Looks at whom a token is for, what it allows, and until when.
@@ -46,19 +60,22 @@ pub(super) fn examine(token: &SecretString) -> Finding {
 
 fn judge(claims: &Claims, now: i64) -> (Outcome, String, &'static str) {
     let allowed = [claims.roles.join(" "), claims.scp.clone()].join(" ").trim().to_owned();
+    let audience = match &claims.aud {
+        Audience::One(one) => one.clone(),
+        Audience::Several(several) => several.join(", "),
+    };
     let what = format!(
         "made out to {}, allows {}",
-        claims.aud,
+        audience,
         if allowed.is_empty() { "nothing" } else { &allowed }
     );
-    let audience = claims.aud.trim_end_matches('/');
     if let Some(exp) = claims.exp.filter(|exp| *exp <= now) {
         (
             Outcome::Failed,
-            format!("{what}, ended {} minutes ago", (now - exp) / 60),
+            format!("{what}, ended {} hours ago", (now - exp) / 3600),
             "Whatever renews the token has stopped, or this machine's clock is wrong",
         )
-    } else if audience != AUDIENCE {
+    } else if audience.contains(GRAPH) {
         (
             Outcome::Warning,
             what,

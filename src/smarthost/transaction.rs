@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{classify::class::Scope, connection::Lost, pool::Lease};
+use super::{connection::Lost, pool::Lease};
 use crate::proto::{
     client::{Stage, mail_command, rcpt_command},
     command::Command,
@@ -99,17 +99,13 @@ impl Lease {
     }
 
     fn refused(self, stage: Stage, reply: Reply) -> StepError {
-        self.park_after(stage, &reply);
+        self.park_after(&reply);
         StepError::Refused(stage, reply)
     }
 
-    /// Keeps the connection after a refusal, if that speaks of what was sent and not of the connection or who
-    /// uses it. After a yes that answers nothing the step is lost.
-    fn park_after(self, stage: Stage, reply: &Reply) {
-        let scope = self.connection().judge(stage, reply).scope;
-        let about_mail =
-            matches!(scope, Scope::Recipient | Scope::Message | Scope::Sender | Scope::Mailbox);
-        if about_mail && (reply.code.is_transient() || reply.code.is_permanent()) {
+    /// Keeps the connection after a refusal; after a yes that answers nothing the step is lost.
+    fn park_after(self, reply: &Reply) {
+        if reply.code.is_transient() || reply.code.is_permanent() {
             self.park();
         }
     }
@@ -160,7 +156,7 @@ impl DataTransfer {
         if verdict.code.get() == 250 {
             self.lease.park();
         } else {
-            self.lease.park_after(Stage::Eod, &verdict);
+            self.lease.park_after(&verdict);
         }
         Ok(verdict)
     }

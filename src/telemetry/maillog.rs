@@ -40,6 +40,8 @@ pub struct Record<'a> {
     pub disposition: Disposition,
     /// The smarthost's last reply, or ours where it had no say.
     pub reply: Option<&'a Reply>,
+    /// What the device heard in the end.
+    pub answer: Option<&'a Reply>,
     /// The rule that knew it; empty if it is ours.
     pub rule: &'a str,
     /// `host message-id` of the smarthost.
@@ -87,6 +89,7 @@ impl Record<'_> {
             bytes = self.bytes,
             result = self.disposition.as_str(),
             reply = self.reply.map(Reply::to_string).unwrap_or_default(),
+            answer = self.answer.map(Reply::to_string).unwrap_or_default(),
             rule = self.rule,
             upstream = self.upstream,
             wait_ms = self.wait.as_millis() as u64,

@@ -19,7 +19,7 @@ use super::{
     certificate,
     stream::{BoxIo, TlsInfo},
 };
-use crate::config::{Smarthost, TlsBackend, unreadable};
+use crate::config::{Smarthost, TlsBackend, TlsMin, unreadable};
 
 /// The relay's side of TLS with the smarthost.
 #[derive(Clone)]
@@ -157,7 +157,7 @@ impl HandshakeError {
         Self::about(
             shown,
             "was issued by nobody that this machine trusts",
-            "for a server of your own name its CA in ca_file; else a box on the way opens the connection: \
+            "if the server is your own, name its CA in ca_file; else a box on the way opens the connection: \
              take this machine out of its TLS inspection",
         )
     }
@@ -178,10 +178,15 @@ impl HandshakeError {
         )
     }
 
-    fn too_old() -> Self {
+    fn too_old(asked: TlsMin) -> Self {
         Self::new(
             "the server does not take a TLS version as new as tls_min asks for",
-            "TLS 1.2 is the oldest that the relay takes: the server has to be updated, or tls_min lowered to 1.2",
+            match asked {
+                TlsMin::V1_2 => {
+                    "TLS 1.2 is the oldest that the relay takes: the server has to be updated"
+                }
+                TlsMin::V1_3 => "write tls_min = \"1.2\" in [smarthost]",
+            },
         )
     }
 }

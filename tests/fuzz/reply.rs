@@ -22,19 +22,6 @@ use tokio_util::codec::Decoder;
 
 use super::{splits, well_formed};
 
-const STAGES: [Stage; 10] = [
-    Stage::Connect,
-    Stage::Ehlo,
-    Stage::StartTls,
-    Stage::Tls,
-    Stage::Auth,
-    Stage::Mail,
-    Stage::Rcpt,
-    Stage::Data,
-    Stage::Eod,
-    Stage::Rset,
-];
-
 /// * Any split gives the same replies and faults, none larger than the limits, nothing hoarded.
 /// * A reply is written as lines that are read as the same reply, and logged as one line of text.
 /// * No refusal, of whatever code, is a yes to the device; every answer is well formed, short and without
@@ -100,7 +87,7 @@ fn devices_hear(reply: &Reply) {
         assert!(id.len() <= 202 && id.bytes().all(|octet| octet.is_ascii_graphic()), "{id:?}");
     }
     // Any stage will do: the text's length chooses one.
-    let stage = STAGES[reply.text().len() % STAGES.len()];
+    let stage = Stage::ALL[reply.text().len() % Stage::ALL.len()];
     let verdict = classify::reply(Catalogue::built_in(), Some(stage), reply);
     assert!(one_line(verdict.rule.as_str()) && !verdict.meaning.is_empty());
     let open = OpenError::Refused(Refusal::Reply(stage, reply.clone()));

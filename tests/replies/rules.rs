@@ -308,7 +308,7 @@ fn rule_10_what_nobody_knows_falls_back_to_the_rfcs_and_says_so() {
         (Stage::Rcpt, "550 xyzzy", "recipient no recipient"),
         (Stage::Eod, "550 xyzzy", "permanent no message"),
         (Stage::Eod, "550 5.6.99 xyzzy", "content no message"),
-        (Stage::Eod, "550 5.7.1 xyzzy", "policy after-config message"),
+        (Stage::Eod, "550 5.7.1 xyzzy", "policy no message"),
         (Stage::Eod, "451 4.7.888 xyzzy", "throttling yes smarthost"),
         (Stage::Mail, "451 xyzzy", "transient yes connection"),
         (Stage::Connect, "554 xyzzy", "policy after-config smarthost"),

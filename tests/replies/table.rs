@@ -8,7 +8,7 @@ use smtp_uplift::{
         client::Stage,
         reply::{Enhanced, Reply, ReplyLines},
     },
-    smarthost::classify::{self, Verdict, catalogue::Catalogue, rule::stage_by_name},
+    smarthost::classify::{self, Verdict, catalogue::Catalogue},
 };
 
 struct Row {
@@ -26,7 +26,7 @@ fn rows() -> Vec<Row> {
             panic!("at least seven columns: {line}");
         };
         // "any" and "ndr" are no stages of a session.
-        let stage = stage_by_name(stage);
+        let stage = Stage::parse(stage);
         Row { text, code, enhanced, stage, expected: [class, retry, scope] }
     };
     include_str!("../data/replies.tsv").lines().skip(1).map(row).collect()
@@ -281,7 +281,7 @@ fn every_reply_is_judged_as_the_table_says_whatever_is_done_to_it() {
                 .map(|other| other.expected)
                 .collect();
             for stage in BTreeSet::from([None, row.stage.map(|stage| stage.as_str())]) {
-                let stage = stage.and_then(stage_by_name);
+                let stage = stage.and_then(Stage::parse);
                 let verdict = pasted(stage, &text);
                 judgements += 1;
                 if !possible.contains(&judged(&verdict)) {

@@ -166,6 +166,10 @@ fn contradictions(table: &Table<'_>, listener: &Listener, users_given: bool) {
         let hint = "write auth_without_tls = true, or tls = \"starttls\"";
         table.problem("auth", "AUTH is offered under TLS only and this listener has none", hint);
     }
+    if listener.accept_any_credentials && !logs_in {
+        let hint = "write auth = \"offer\" too, or remove it";
+        table.warning("accept_any_credentials", "AUTH is not offered, so nobody logs in", hint);
+    }
     let hides = |wanted: &str| listener.hide.iter().any(|keyword| keyword == wanted);
     if listener.tls == ListenerTls::RequireStartTls && hides("STARTTLS") {
         table.warning(

@@ -57,9 +57,14 @@ fn by_subject(stage: Option<Stage>, enhanced: Enhanced) -> (Class, Retry, Scope)
         Enhanced(_, 2, _) => (Recipient, No, Scope::Recipient),
         Enhanced(_, 4, _) => (Permanent, No, Scope::Message),
         Enhanced(_, 6, _) => (Content, No, Scope::Message),
-        Enhanced(_, 7, _) if stage == Some(Stage::Rcpt) => (Policy, AfterConfig, Scope::Recipient),
-        // Whatever it is, it stops no more than this message.
-        Enhanced(_, 7, _) => (Policy, AfterConfig, Scope::Message),
+        Enhanced(_, 7, _) => match stage {
+            Some(Stage::Rcpt) => (Policy, No, Scope::Recipient),
+            // Of content nothing is to be set up, and a device that hears "later" would repeat it for ever.
+            Some(Stage::Data | Stage::Eod) => (Policy, No, Scope::Message),
+            Some(Stage::Mail) => (Policy, AfterConfig, Scope::Sender),
+            // Whatever it is, it stops no more than this message.
+            _ => (Policy, AfterConfig, Scope::Message),
+        },
         _ => (Permanent, No, Scope::Connection),
     }
 }

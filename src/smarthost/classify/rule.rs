@@ -47,6 +47,9 @@ pub struct Rule {
     /// Whether another reply may stand inside, which counts if a rule knows it.
     #[serde(default)]
     pub wraps: bool,
+    /// Whether the secret itself is wrong, so that it must not be presented again.
+    #[serde(default)]
+    pub wrong_secret: bool,
     /// The kind of trouble.
     pub class: Class,
     /// Whether trying again helps.
@@ -231,27 +234,10 @@ macro_rules! read_from_a_string {
 
 read_from_a_string!(RuleId, Phrase, EnhancedPattern, CodePattern);
 
-/// Every stage by the name that it has in logs and rules.
-pub fn stage_by_name(name: &str) -> Option<Stage> {
-    const ALL: [Stage; 10] = [
-        Stage::Connect,
-        Stage::Ehlo,
-        Stage::StartTls,
-        Stage::Tls,
-        Stage::Auth,
-        Stage::Mail,
-        Stage::Rcpt,
-        Stage::Data,
-        Stage::Eod,
-        Stage::Rset,
-    ];
-    ALL.into_iter().find(|stage| stage.as_str() == name)
-}
-
 fn stages<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Stage>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     let stage = |name: &String| {
-        stage_by_name(name).ok_or_else(|| {
+        Stage::parse(&name).ok_or_else(|| {
             de::Error::custom(format!(
                 "{name:?} is no stage: connect, ehlo, starttls, tls, auth, mail, rcpt, data, eod and rset are"
             ))

@@ -40,12 +40,39 @@ pub(super) fn without_names(text: &str) -> String {
             && labels().next().is_none_or(|first| !OWN.contains(&&*first.to_ascii_lowercase()))
     };
     let is_separator = |char: char| char.is_whitespace() || "<>()[]{}\"'`,;".contains(char);
-    text.split_inclusive(is_separator)
+    without_addresses(text)
+        .split_inclusive(is_separator)
         .map(|token| {
             let word = token.trim_end_matches(is_separator);
-            if word.contains('@') || is_host(word) { &token[word.len()..] } else { token }
+            if is_host(word) { &token[word.len()..] } else { token }
         })
         .collect()
+}
+
+/// A text of the same length in which addresses are one word without a meaning: whatever characters a local part
+/// is made of, quoted ones too (RFC 5321 section 4.1.2).
+pub(super) fn without_addresses(text: &str) -> String {
+    let mut out = text.as_bytes().to_vec();
+    for (at, _) in text.match_indices('@') {
+        // Longer than any local part or domain (RFC 5321 section 4.5.3.1), so that the work is bounded.
+        let near = |end: &usize| text.is_char_boundary(*end);
+        let low = (at.saturating_sub(300)..=at).find(near).unwrap_or(at);
+        let high = (at + 1..=text.len().min(at + 300)).rev().find(near).unwrap_or(at + 1);
+        let (before, behind) = (&text[low..at], &text[at + 1..high]);
+        let from = match before.strip_suffix('"').and_then(|inside| inside.rfind('"')) {
+            Some(quote) => quote,
+            None => before
+                .rfind(|c: char| c.is_whitespace() || "<>()[],;:".contains(c))
+                .map_or(0, |end| end + before[end..].chars().next().map_or(0, char::len_utf8)),
+        };
+        let is_domain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-');
+        let length = behind.find(|c: char| !is_domain(c)).unwrap_or(behind.len());
+        if low + from < at && length > 0 {
+            out[low + from..at + 1 + length].fill(b'x');
+        }
+    }
+    // Whole characters were replaced, each by as many as it has octets.
+    String::from_utf8(out).unwrap_or_default()
 }
 
 /// Words in lower case, one blank between, before and after them; no punctuation, no reply codes.
@@ -151,7 +178,16 @@ mod tests {
 
     #[test]
     fn names_that_a_device_may_choose_are_left_out() {
-        assert_eq!(without_names("<spamhaus@a.example>: user unknown"), "<>: user unknown");
+        for (text, left) in [
+            ("<spamhaus@a.example>: user unknown", "<>: user unknown"),
+            ("<spamhaus'x@a.example>: user unknown", "<>: user unknown"),
+            ("<\"blocked using\"@a.example>: user unknown", "<>: user unknown"),
+            ("b`locked`using@a.example user unknown", " user unknown"),
+        ] {
+            assert_eq!(without_names(text).replace('x', ""), left, "{text}");
+        }
+        let text = "550 5.1.1 <spamhaus@contoso.com>: no";
+        assert_eq!(without_addresses(text).len(), text.len());
         assert_eq!(without_names("domain [security-defaults.example] fails"), "domain [] fails");
         for text in [
             "STOREDRV.Submission.Exception:X.Y; no",

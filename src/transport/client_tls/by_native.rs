@@ -14,6 +14,7 @@ pub(super) struct Connector {
     connector: TlsConnector,
     host: String,
     oldest: &'static str,
+    min: TlsMin,
 }
 
 impl Connector {
@@ -36,7 +37,12 @@ impl Connector {
         }
         let connector =
             builder.build().map_err(|error| ClientTlsError::Settings(error.to_string()))?;
-        Ok(Self { connector: connector.into(), host: smarthost.host.clone(), oldest })
+        Ok(Self {
+            connector: connector.into(),
+            host: smarthost.host.clone(),
+            oldest,
+            min: smarthost.tls_min,
+        })
     }
 
     pub(super) async fn connect(&self, io: BoxIo) -> Result<Secured, HandshakeError> {
@@ -44,7 +50,7 @@ impl Connector {
             .connector
             .connect(&self.host, io)
             .await
-            .map_err(|error| explain(&error.to_string(), &self.host))?;
+            .map_err(|error| explain(&error.to_string(), &self.host, self.min))?;
         let certificate = stream.get_ref().peer_certificate().ok().flatten();
         let shown = certificate.and_then(|shown| Shown::read(&shown.to_der().ok()?));
         // native-tls tells neither version nor cipher; the version is what was asked for at least.
@@ -54,7 +60,7 @@ impl Connector {
 }
 
 /// What a failure means to an operator. All that native-tls passes on is the library's text: OpenSSL's here.
-fn explain(text: &str, host: &str) -> HandshakeError {
+fn explain(text: &str, host: &str, oldest: TlsMin) -> HandshakeError {
     let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
     if says(&["hostname mismatch", "IP address mismatch"]) {
         HandshakeError::other_name(None, host)
@@ -63,7 +69,7 @@ fn explain(text: &str, host: &str) -> HandshakeError {
     } else if says(&["self-signed certificate", "unable to get", "certificate verify failed"]) {
         HandshakeError::unknown_issuer(None)
     } else if says(&["unsupported protocol", "alert protocol version"]) {
-        HandshakeError::too_old()
+        HandshakeError::too_old(oldest)
     } else if says(&["wrong version number", "packet length too long"]) {
         HandshakeError::new(
             "what the server says is not TLS",

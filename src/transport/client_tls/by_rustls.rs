@@ -29,6 +29,7 @@ pub(super) struct Connector {
     connector: TlsConnector,
     name: ServerName<'static>,
     host: String,
+    min: TlsMin,
 }
 
 impl Connector {
@@ -51,7 +52,12 @@ impl Connector {
                 verifier(roots(smarthost)?, provider).map_err(|error| settings(&error))?,
             )))
             .with_no_client_auth();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, host })
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            name,
+            host,
+            min: smarthost.tls_min,
+        })
     }
 
     pub(super) async fn connect(&self, io: BoxIo) -> Result<Secured, HandshakeError> {
@@ -59,7 +65,7 @@ impl Connector {
             .connector
             .connect(self.name.clone(), io)
             .await
-            .map_err(|error| explain(&error, &self.host))?;
+            .map_err(|error| explain(&error, &self.host, self.min))?;
         let (_, session) = stream.get_ref();
         let version = match session.protocol_version() {
             Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -156,7 +162,7 @@ fn roots(smarthost: &Smarthost) -> Result<Vec<CertificateDer<'static>>, ClientTl
 }
 
 /// What a failure means to an operator.
-fn explain(error: &io::Error, host: &str) -> HandshakeError {
+fn explain(error: &io::Error, host: &str, min: TlsMin) -> HandshakeError {
     let Some(tls) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
         // Windows servers reset the connection where others send an alert.
         return HandshakeError::new(
@@ -178,7 +184,7 @@ fn explain(error: &io::Error, host: &str) -> HandshakeError {
         | Error::PeerIncompatible(
             PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
-        ) => HandshakeError::too_old(),
+        ) => HandshakeError::too_old(min),
         Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
             match cause.downcast_ref::<Refused>() {
                 Some(refused) => refused.explain(host),
