@@ -237,7 +237,7 @@ read_from_a_string!(RuleId, Phrase, EnhancedPattern, CodePattern);
 fn stages<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Stage>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     let stage = |name: &String| {
-        Stage::parse(&name).ok_or_else(|| {
+        Stage::parse(name).ok_or_else(|| {
             de::Error::custom(format!(
                 "{name:?} is no stage: connect, ehlo, starttls, tls, auth, mail, rcpt, data, eod and rset are"
             ))
