@@ -240,13 +240,17 @@ async fn a_refused_password_is_presented_again_only_by_the_operators_word() {
 }
 
 #[tokio::test]
-async fn a_login_that_something_else_refuses_waits_for_a_while() {
-    let scenario =
-        fault("stage = \"auth\"\nreply = \"454 4.7.0 Temporary authentication failure\"");
-    let (sandbox, pool, _folder) = pool(scenario, Lifetime::default()).await;
-    let wait = Duration::from_secs(10);
-    assert!(pool.lease(wait).await.is_err());
-    let said = pool.lease(wait).await.map(|_| ()).unwrap_err().to_string();
-    assert!(said.contains("not tried again for another "), "{said}");
-    assert_eq!(sandbox.counts().connections.load(Ordering::SeqCst), 1);
+async fn a_login_that_is_refused_for_a_while_waits_and_one_that_was_not_judged_does_not() {
+    for (reply, connections) in [
+        ("451 4.7.0 Temporary server error. Please try again later. PRX4", 1),
+        ("454 4.7.0 Temporary authentication failure", 2),
+    ] {
+        let scenario = fault(&format!("stage = \"auth\"\nreply = {reply:?}"));
+        let (sandbox, pool, _folder) = pool(scenario, Lifetime::default()).await;
+        let wait = Duration::from_secs(10);
+        assert!(pool.lease(wait).await.is_err());
+        let said = pool.lease(wait).await.map(|_| ()).unwrap_err().to_string();
+        assert_eq!(said.contains("not tried again for another "), connections == 1, "{said}");
+        assert_eq!(sandbox.counts().connections.load(Ordering::SeqCst), connections, "{reply}");
+    }
 }

@@ -31,7 +31,10 @@ use tracing::Instrument as _;
 
 use super::{
     Credential, Target,
-    classify::{Verdict, class::Retry},
+    classify::{
+        Verdict,
+        class::{Retry, Scope},
+    },
     connection::{Connection, OpenError},
     journal::Journal,
 };
@@ -53,11 +56,12 @@ const HEALED: [Duration; 3] = [minutes(15), minutes(30), minutes(60)];
 /// How long one waits that should heal by itself.
 const PASSING: [Duration; 5] = [minutes(1), minutes(2), minutes(4), minutes(8), minutes(15)];
 
+/// How long the smarthost may still count a connection that failed on our side.
+const COUNTED: Duration = Duration::from_secs(1);
+
 const fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
-/// How long the smarthost may still count a connection that failed on our side.
-const COUNTED: Duration = Duration::from_secs(1);
 
 /// How long connections are kept. By age, never by count: a count draws all traffic to the slowest server.
 #[derive(Clone, Copy, Debug)]
@@ -127,12 +131,15 @@ struct Refused {
 }
 
 impl Refused {
-    /// What a refusal means for the next login.
-    fn again(verdict: &Verdict, times: usize) -> Self {
+    /// What a refusal means for the next login; `None` if the login was not what was refused.
+    fn again(verdict: &Verdict, times: usize) -> Option<Self> {
+        if verdict.retry == Retry::Yes && verdict.scope == Scope::Connection {
+            return None;
+        }
         let waits: &[Duration] = if verdict.retry == Retry::Yes { &PASSING } else { &HEALED };
         let wait = waits[times.min(waits.len() - 1)];
         let until = (!verdict.wrong_secret).then(|| Instant::now() + wait);
-        Self { until, times: times + 1 }
+        Some(Self { until, times: times + 1 })
     }
 
     fn is_over(&self) -> bool {
@@ -419,8 +426,9 @@ impl Pool {
                 let verdict = self.journal.judge(Stage::Auth, reply);
                 let mut logins = self.logins();
                 let times = logins.refused.map_or(0, |refused| refused.times);
-                let refused = Some(Refused::again(&verdict, times));
-                *logins = Logins { credential, proven: false, refused };
+                if let Some(refused) = Refused::again(&verdict, times) {
+                    *logins = Logins { credential, proven: false, refused: Some(refused) };
+                }
             }
             Err(_) => {}
         }
