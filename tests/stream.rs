@@ -343,7 +343,7 @@ async fn trouble_on_the_way_to_the_smarthost_is_a_451_that_says_whose_it_is() {
                 scenario: fault("stage = 'connect'\nreply = '554 5.7.1 no'\nclose = true"),
                 ..Plan::default()
             },
-            "451 4.4.1 the smarthost cannot be reached; try again",
+            "451 4.7.0 waiting for the relay's operator: the smarthost does not let us in",
         ),
         (
             Plan {

@@ -83,8 +83,8 @@ fn paired(class: u8, enhanced: Option<Enhanced>) -> Enhanced {
     enhanced.map_or(Enhanced(class, 0, 0), |given| Enhanced(class, given.1, given.2))
 }
 
-/// No connection to the smarthost was to be had.
-pub fn no_lease(error: &LeaseError) -> Reply {
+/// No connection to the smarthost was to be had; `verdict` is what its reply means, if it gave one.
+pub fn no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Reply {
     match error {
         LeaseError::Busy(_) | LeaseError::Stopping => Reply::new(
             451,
@@ -93,18 +93,18 @@ pub fn no_lease(error: &LeaseError) -> Reply {
         ),
         LeaseError::LoginRefused(_) => waiting_for_operator("the mailbox cannot log in"),
         LeaseError::Open(error) => match &**error {
-            OpenError::Refused(Refusal::Reply(_, reply)) if reply.code.is_transient() => {
-                Reply::new(
-                    451,
-                    Enhanced(4, 3, 2),
-                    format!(
-                        "the smarthost does not let us in just now: {}; try again",
-                        presentable(&reply.text())
-                    ),
-                )
+            OpenError::Refused(Refusal::Reply(_, reply))
+                if verdict.is_some_and(|verdict| verdict.retry == Retry::Yes) =>
+            {
+                let text = presentable(&reply.text());
+                let said = format!("the smarthost does not let us in just now: {text}; try again");
+                Reply::new(451, Enhanced(4, 3, 2), said)
             }
             OpenError::Refused(_) if error.stage() == Stage::Auth => {
                 waiting_for_operator("the mailbox cannot log in")
+            }
+            OpenError::Refused(Refusal::Reply(..)) => {
+                waiting_for_operator("the smarthost does not let us in")
             }
             OpenError::Secret(_) => waiting_for_operator("the mailbox's secret cannot be read"),
             _ => Reply::new(451, Enhanced(4, 4, 1), "the smarthost cannot be reached; try again"),

@@ -236,7 +236,9 @@ impl Transaction {
             Err(error) => {
                 tracing::warn!(id = self.id, %error, "no connection to the smarthost");
                 self.origin.transcript.say(Voice::Note, &error);
-                Err(answer::no_lease(&error))
+                let verdict =
+                    error.reply().map(|(stage, reply)| relay.pool.journal().judge(stage, reply));
+                Err(answer::no_lease(&error, verdict.as_ref()))
             }
         }
     }

@@ -41,6 +41,7 @@ use super::{
 use crate::{
     proto::{
         client::{Refusal, Stage},
+        reply::Reply,
         session::SmarthostOffer,
     },
     telemetry::{
@@ -210,6 +211,19 @@ pub enum LeaseError {
     /// The relay stops.
     #[error("the relay is stopping")]
     Stopping,
+}
+
+impl LeaseError {
+    /// What the smarthost said, if that was the reason.
+    pub fn reply(&self) -> Option<(Stage, &Reply)> {
+        match self {
+            Self::Open(error) => match &**error {
+                OpenError::Refused(Refusal::Reply(stage, reply)) => Some((*stage, reply)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 impl Pool {

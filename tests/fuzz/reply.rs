@@ -94,7 +94,7 @@ fn devices_hear(reply: &Reply) {
     assert!(one_line(&open.to_string()), "{open}");
     for said in [
         answer::refused(stage, reply, &verdict),
-        answer::no_lease(&LeaseError::Open(Box::new(open))),
+        answer::no_lease(&LeaseError::Open(Box::new(open)), Some(&verdict)),
         answer::lost(&Lost { stage, cause: LostCause::Timeout(Duration::from_secs(1)) }),
     ] {
         assert!(said.code.is_transient() || said.code.is_permanent(), "{reply} became {said}");
