@@ -135,6 +135,8 @@ fn sender_goes_up(reverse_path: &ReversePath, params: MailParams, bits: u8) {
 fn parts(whole: &str, local_part: &str, domain: &str) {
     assert_eq!(whole, format!("{local_part}@{domain}"));
     assert!(!local_part.is_empty() && !domain.is_empty() && !domain.contains('@'), "{whole}");
+    // RFC 5321 section 4.5.3.1.3 counts the brackets.
+    assert!(whole.len() + 2 <= 256, "{} octets: {whole}", whole.len());
 }
 
 /// RFC 5321 section 4.5.3.1.4: 512 octets with CR LF.

@@ -32,6 +32,7 @@ pub fn reply(input: &[u8]) {
     let [whole, octets, pieces] = splits(input).map(|chunks| replies(&chunks));
     assert_eq!(whole, octets);
     assert_eq!(whole, pieces);
+    one_code(input, &whole);
     for item in whole {
         match item {
             Ok(reply) => {
@@ -58,6 +59,19 @@ fn replies(chunks: &[&[u8]]) -> Vec<Result<Reply, ReplyFault>> {
     }
     assert_eq!(codec.decode_eof(&mut src).unwrap(), None, "half a line is no reply");
     found
+}
+
+/// An input that is one reply says one code, in each line.
+fn one_code(input: &[u8], found: &[Result<Reply, ReplyFault>]) {
+    let [Ok(reply)] = found else { return };
+    let mut lines: Vec<&[u8]> = input.split(|octet| *octet == b'\n').collect();
+    lines.pop();
+    let half = lines.last().and_then(|line| line.get(3)) == Some(&b'-');
+    if !half {
+        assert_eq!(lines.len(), reply.lines.len());
+        let code = reply.code.to_string();
+        assert!(lines.iter().all(|line| line.starts_with(code.as_bytes())), "{reply}");
+    }
 }
 
 fn reads_back(reply: &Reply) {
