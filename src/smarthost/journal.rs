@@ -79,11 +79,11 @@ impl Journal {
     fn note(&self, stage: Stage, reply: &Reply, verdict: &Verdict) {
         let rule = verdict.rule.as_str();
         if verdict.is_unknown() {
-            tracing::warn!(mailbox = self.mailbox, %stage, %reply, "no rule knows this reply");
+            tracing::warn!(mailbox = self.mailbox, %stage, reply = reply.to_string(), "no rule knows this reply");
         } else if verdict.needs_a_person() && self.is_news(rule) {
             let remedy = verdict.remedy.join(" ");
             tracing::error!(
-                mailbox = self.mailbox, %stage, %reply, rule, meaning = %verdict.meaning, remedy,
+                mailbox = self.mailbox, %stage, reply = reply.to_string(), rule, meaning = &*verdict.meaning, remedy,
                 "somebody has to act"
             );
         }
