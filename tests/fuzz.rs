@@ -41,6 +41,11 @@ fn data() {
 }
 
 #[test]
+fn relay() {
+    over_seeds("relay", targets::relay);
+}
+
+#[test]
 fn reply() {
     over_seeds("reply", targets::reply);
 }

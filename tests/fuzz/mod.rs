@@ -8,6 +8,7 @@
 mod command;
 mod config;
 mod data;
+mod relay;
 mod reply;
 mod session;
 
@@ -17,6 +18,7 @@ mod oracle;
 pub use command::command;
 pub use config::config;
 pub use data::data;
+pub use relay::relay;
 pub use reply::reply;
 pub use session::session;
 
