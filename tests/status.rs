@@ -9,6 +9,10 @@ use std::fs;
 use common::{House, MAILBOX, Plan};
 use serde_json::Value;
 use smtp_uplift::{sandbox::device::Device, transport::device_tls::DeviceTls};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 async fn json(house: &House, path: &str) -> Value {
     let answer = common::get(house.service.admin().unwrap(), path, "").await;
@@ -155,4 +159,21 @@ async fn only_this_machine_or_who_shows_the_token_may_read_it() {
         let refused = answer.starts_with("HTTP/1.1 403");
         assert_eq!(refused, admin != "127.0.0.1:0", "{answer}");
     }
+}
+
+#[tokio::test]
+async fn who_asks_for_nothing_keeps_nobody_else_waiting() {
+    let house = House::new().await;
+    let admin = house.service.admin().unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(admin).await.unwrap();
+        stream.write_all(b"GET /status HTTP/1.1\r\nHost:").await.unwrap();
+        idle.push(stream);
+    }
+    let answer = common::get(admin, "/healthz", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut rest = Vec::new();
+    // Closed, with or without a word about the time that was up.
+    idle[0].read_to_end(&mut rest).await.unwrap();
 }

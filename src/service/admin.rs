@@ -3,7 +3,7 @@
 //! Metrics and health are open to whoever reaches the address. The rest is for this machine, or for whoever
 //! shows the token.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -13,9 +13,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use secrecy::ExposeSecret as _;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::status::Status;
 use crate::config::{self, Secret};
@@ -24,6 +29,13 @@ use crate::config::{self, Secret};
 const METRICS: [(header::HeaderName, &str); 1] =
     [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
 const JSON: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
+
+/// Connections at a time; more wait for their turn.
+const CONNECTIONS: usize = 64;
+/// How long a connection may take for the head of its next request.
+const HEAD: Duration = Duration::from_secs(5);
+/// How long to wait after the system has refused a connection.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// The admin address, bound.
 pub(super) struct Admin {
@@ -59,11 +71,33 @@ impl Admin {
             .route("/readyz", get(ready))
             .merge(guarded)
             .with_state(status);
-        if let Err(error) =
-            axum::serve(self.socket, router).with_graceful_shutdown(over.cancelled_owned()).await
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let open = TaskTracker::new();
+        while let Some(Ok(place)) =
+            over.run_until_cancelled(Arc::clone(&places).acquire_owned()).await
         {
-            tracing::error!(%error, "the admin address is gone");
+            let Some(accepted) = over.run_until_cancelled(self.socket.accept()).await else {
+                break;
+            };
+            let Ok((stream, _)) = accepted else {
+                // Out of files, most likely: asking again at once would only burn time.
+                tokio::time::sleep(AFTER_ERROR).await;
+                continue;
+            };
+            let service = TowerToHyperService::new(router.clone());
+            let over = over.clone();
+            open.spawn(async move {
+                let serving = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD)
+                    .serve_connection(TokioIo::new(stream), service);
+                // Whoever asked and went away is not missed.
+                let _ = over.run_until_cancelled(serving).await;
+                drop(place);
+            });
         }
+        open.close();
+        open.wait().await;
     }
 }
 
