@@ -248,8 +248,9 @@ impl Driver {
             Ok(transfer) => transfer,
             Err(reply) => {
                 self.session.data_done();
+                let transaction = self.transaction.take();
                 let said = self.data_refused(reply.clone()).await;
-                if let Some(transaction) = &mut self.transaction {
+                if let Some(mut transaction) = transaction {
                     transaction.record(Disposition::Refused, Some(&reply), "");
                 }
                 return said;
@@ -267,12 +268,13 @@ impl Driver {
             Ok(transfer) => self.verdict(transfer).await,
             Err(reply) => (Disposition::Refused, reply),
         };
-        let said = self.say(&reply).await;
+        // Recorded before it is sent: whatever becomes of the device, this became of the message.
+        self.transcript.say(Voice::ToDevice, &reply);
         if let Some(mut transaction) = self.transaction.take() {
             transaction.bytes = size;
             transaction.record(disposition, Some(&reply), mended);
         }
-        said
+        self.feed(&reply).await
     }
 
     /// Refuses DATA. A device may have sent its mail data without waiting: they are never read as commands.
@@ -437,8 +439,12 @@ impl Driver {
     }
 
     async fn say(&mut self, reply: &Reply) -> Result<(), SessionOutcome> {
-        tracing::trace!(%reply, "to the device");
         self.transcript.say(Voice::ToDevice, reply);
+        self.feed(reply).await
+    }
+
+    async fn feed(&mut self, reply: &Reply) -> Result<(), SessionOutcome> {
+        tracing::trace!(%reply, "to the device");
         match timeout(WRITE, self.framed.feed(reply)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(self.gone()),
