@@ -1,7 +1,8 @@
 //! The smarthost's side: one [`connection`], the [`pool`] of a mailbox that lends connections, and the
-//! [`transaction`] that runs on a borrowed one. [`classify`] knows what its replies mean; [`examination`] walks
-//! the way to it for a doctor.
+//! [`transaction`] that runs on a borrowed one. [`classify`] knows what its replies mean, [`breaker`] when to log
+//! in again after a refusal; [`examination`] walks the way to it for a doctor.
 
+pub mod breaker;
 pub mod classify;
 pub mod connection;
 pub mod examination;

@@ -14,7 +14,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -31,10 +31,7 @@ use tracing::Instrument as _;
 
 use super::{
     Credential, Target,
-    classify::{
-        Verdict,
-        class::{Retry, Scope},
-    },
+    breaker::{Breaker, State},
     connection::{Connection, OpenError},
     journal::Journal,
 };
@@ -52,17 +49,8 @@ use crate::{
 
 /// How often the shelf is looked through while a connection lies there for as long as it may.
 const SWEEPS: u32 = 12;
-/// How long a login waits that a setting has to heal, by how often it was refused.
-const HEALED: [Duration; 3] = [minutes(15), minutes(30), minutes(60)];
-/// How long one waits that should heal by itself.
-const PASSING: [Duration; 5] = [minutes(1), minutes(2), minutes(4), minutes(8), minutes(15)];
-
 /// How long the smarthost may still count a connection that failed on our side.
 const COUNTED: Duration = Duration::from_secs(1);
-
-const fn minutes(count: u64) -> Duration {
-    Duration::from_secs(60 * count)
-}
 
 /// How long connections are kept. By age, never by count: a count draws all traffic to the slowest server.
 #[derive(Clone, Copy, Debug)]
@@ -95,9 +83,11 @@ pub struct Pool {
     shelf: Mutex<Vec<Shelved>>,
     /// Something was put on the shelf.
     shelved: Notify,
+    breaker: Mutex<Breaker>,
+    /// The breaker's time begins here.
+    born: Instant,
     /// Held by the one login that may run while none has succeeded yet.
     unproven: Semaphore,
-    logins: Mutex<Logins>,
     waiting: AtomicUsize,
     leased: AtomicUsize,
     offer: Mutex<SmarthostOffer>,
@@ -109,65 +99,6 @@ pub struct Lease {
     lent: Option<Lent>,
     pool: Arc<Pool>,
     _turn: OwnedSemaphorePermit,
-}
-
-/// What is known of the mailbox's login.
-#[derive(Default)]
-struct Logins {
-    /// The secret that this is known of.
-    credential: Credential,
-    /// One has succeeded since the last refusal.
-    proven: bool,
-    /// The last one was refused.
-    refused: Option<Refused>,
-}
-
-/// A refused login.
-#[derive(Clone, Copy)]
-struct Refused {
-    /// When it may be tried again; `None`: not with this secret, since each try could lock the account.
-    until: Option<Instant>,
-    /// How often in a row.
-    times: usize,
-}
-
-impl Refused {
-    /// What a refusal means for the next login; `None` if the login was not what was refused.
-    fn again(verdict: &Verdict, times: usize) -> Option<Self> {
-        if verdict.retry == Retry::Yes && verdict.scope == Scope::Connection {
-            return None;
-        }
-        let waits: &[Duration] = if verdict.retry == Retry::Yes { &PASSING } else { &HEALED };
-        let wait = waits[times.min(waits.len() - 1)];
-        let until = (!verdict.wrong_secret).then(|| Instant::now() + wait);
-        Some(Self { until, times: times + 1 })
-    }
-
-    fn is_over(&self) -> bool {
-        self.until.is_some_and(|until| until <= Instant::now())
-    }
-}
-
-/// How a mailbox fares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Nobody has logged in with its secret yet.
-    Unproven,
-    /// The last login succeeded.
-    Ready,
-    /// The smarthost has refused the login.
-    Refused,
-}
-
-impl State {
-    /// The word in `/status`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unproven => "unproven",
-            Self::Ready => "ready",
-            Self::Refused => "login-refused",
-        }
-    }
 }
 
 /// The connections of a mailbox.
@@ -248,8 +179,9 @@ impl Pool {
             slots: Arc::new(Semaphore::new(max_connections)),
             shelf: Mutex::default(),
             shelved: Notify::new(),
+            breaker: Mutex::default(),
+            born: Instant::now(),
             unproven: Semaphore::new(1),
-            logins: Mutex::default(),
             waiting: AtomicUsize::new(0),
             leased: AtomicUsize::new(0),
             offer: Mutex::default(),
@@ -275,16 +207,12 @@ impl Pool {
 
     /// How the mailbox fares.
     pub fn state(&self) -> State {
-        match *self.logins() {
-            Logins { refused: Some(_), .. } => State::Refused,
-            Logins { proven: true, .. } => State::Ready,
-            _ => State::Unproven,
-        }
+        self.breaker().state()
     }
 
     /// An operator's word: the next login is tried, whatever the last one met with.
     pub fn try_again(&self) {
-        self.logins().refused = None;
+        self.breaker().try_again();
     }
 
     /// What the smarthost says, and what it means.
@@ -340,10 +268,7 @@ impl Pool {
         self.stopping.cancel();
         self.leases.close();
         self.slots.close();
-        let shelved = std::mem::take(&mut *self.shelf());
-        for shelved in shelved {
-            self.close(shelved.lent, true);
-        }
+        self.clear(|_| true);
     }
 
     async fn lend(self: &Arc<Self>) -> Result<Lease, LeaseError> {
@@ -414,17 +339,15 @@ impl Pool {
             self.notice(credential);
             Ok((login, credential))
         };
-        let (mut login, mut credential) = load()?;
-        let proven = self.logins().proven;
+        let mut secret = load()?;
+        let proven = self.breaker().is_proven();
         let _alone = if proven { None } else { self.unproven.acquire().await.ok() };
         if !proven {
             // Whoever had the turn before may have learnt something, and the secret may have changed.
-            (login, credential) = load()?;
+            secret = load()?;
         }
-        if let Some(refused) = self.logins().refused.filter(|refused| !refused.is_over()) {
-            let left = refused.until.map(|until| until.saturating_duration_since(Instant::now()));
-            return Err(LeaseError::LoginRefused(left));
-        }
+        let (login, credential) = secret;
+        self.breaker().admits(self.born.elapsed()).map_err(LeaseError::LoginRefused)?;
         let transcript = self.transcripts.begin();
         let opening = Connection::open(&self.target, login, &self.journal, &transcript);
         let Some(result) = self.stopping.run_until_cancelled(opening).await else {
@@ -434,15 +357,11 @@ impl Pool {
         match &result {
             Ok(connection) => {
                 self.learn(connection);
-                *self.logins() = Logins { credential, proven: true, refused: None };
+                self.breaker().accepted(credential);
             }
             Err(OpenError::Refused(Refusal::Reply(Stage::Auth, reply))) => {
                 let verdict = self.journal.judge(Stage::Auth, reply);
-                let mut logins = self.logins();
-                let times = logins.refused.map_or(0, |refused| refused.times);
-                if let Some(refused) = Refused::again(&verdict, times) {
-                    *logins = Logins { credential, proven: false, refused: Some(refused) };
-                }
+                self.breaker().refused(credential, &verdict, self.born.elapsed());
             }
             Err(_) => {}
         }
@@ -459,24 +378,15 @@ impl Pool {
 
     /// A secret that has changed is unproven, and connections with the former one are not lent again.
     fn notice(self: &Arc<Self>, credential: Credential) {
-        let mut logins = self.logins();
-        if logins.credential == credential {
-            return;
-        }
-        let known = logins.proven || logins.refused.is_some();
-        *logins = Logins { credential, ..Logins::default() };
-        drop(logins);
-        if known {
+        let changed = self.breaker().present(credential);
+        if changed {
             tracing::info!(mailbox = self.mailbox(), "the mailbox's secret has changed");
-            let shelved = std::mem::take(&mut *self.shelf());
-            for shelved in shelved {
-                self.close(shelved.lent, true);
-            }
+            self.clear(|_| true);
         }
     }
 
-    fn logins(&self) -> std::sync::MutexGuard<'_, Logins> {
-        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The youngest shelved connection that is still good.
@@ -497,7 +407,7 @@ impl Pool {
     fn shelve(self: &Arc<Self>, lent: Lent) {
         let spent = !lent.connection.is_usable()
             || lent.connection.age() > self.lifetime.age
-            || lent.credential != self.logins().credential;
+            || !self.breaker().is_of(lent.credential);
         if spent || self.stopping.is_cancelled() {
             return self.close(lent, true);
         }
@@ -515,13 +425,16 @@ impl Pool {
             if let Ok((_, credential)) = self.target.login() {
                 self.notice(credential);
             }
-            let idle: Vec<Shelved> = self
-                .shelf()
-                .extract_if(.., |shelved| shelved.since.elapsed() > self.lifetime.idle)
-                .collect();
-            for shelved in idle {
-                self.close(shelved.lent, true);
-            }
+            self.clear(|shelved| shelved.since.elapsed() > self.lifetime.idle);
+        }
+    }
+
+    /// Closes those that are meant of the shelved ones.
+    fn clear(self: &Arc<Self>, is_meant: impl Fn(&Shelved) -> bool) {
+        let meant: Vec<Shelved> =
+            self.shelf().extract_if(.., |shelved| is_meant(shelved)).collect();
+        for shelved in meant {
+            self.close(shelved.lent, true);
         }
     }
 
@@ -539,7 +452,7 @@ impl Pool {
             SmarthostOffer { size: capabilities.size, smtputf8: capabilities.smtputf8 };
     }
 
-    fn shelf(&self) -> std::sync::MutexGuard<'_, Vec<Shelved>> {
+    fn shelf(&self) -> MutexGuard<'_, Vec<Shelved>> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
