@@ -1,0 +1,223 @@
+//! From DATA to the answer to the final dot.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use tokio::{io::AsyncReadExt as _, time::Instant};
+
+use super::Driver;
+use crate::{
+    codec::{data::DataFault, server::ServerItem},
+    config::ReceivedDetail,
+    proto::{client::Stage, path::ForwardPath, reply::Reply, session::too_large, trace::Received},
+    relay::{
+        answer,
+        pace::{self, Pace, Progress},
+    },
+    smarthost::{connection::Lost, transaction::DataTransfer},
+    telemetry::{
+        maillog::Disposition,
+        metrics::{DeviceFault, SessionOutcome},
+        transcript::Voice,
+    },
+};
+
+/// How long the smarthost may think about the final dot (RFC 5321 section 4.5.3.2.6).
+const VERDICT: Duration = Duration::from_secs(600);
+
+/// Mail data that were read up to their dot.
+struct Streamed {
+    /// What went up and waits for its dot, or what the device hears instead.
+    upload: Result<DataTransfer, Reply>,
+    /// Octets, stuffed dots not counted.
+    size: u64,
+    mended: Option<DataFault>,
+}
+
+impl Driver {
+    pub(super) async fn data(&mut self) -> Result<(), SessionOutcome> {
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        let transfer = match transaction.data(self.relay.delivery.device_patience).await {
+            Ok(transfer) => transfer,
+            Err(reply) => {
+                self.session.data_done();
+                let transaction = self.transaction.take();
+                let said = self.data_refused(reply.clone()).await;
+                if let Some(mut transaction) = transaction {
+                    transaction.record(Disposition::Refused, Some(&reply), "");
+                }
+                return said;
+            }
+        };
+        self.framed.codec_mut().start_data(self.door.listener.line_endings);
+        self.say(&Reply::new(354, None, "start mail input; end with <CRLF>.<CRLF>")).await?;
+        let Streamed { upload, size, mended } = self.stream(transfer).await?;
+        self.session.data_done();
+        self.transcript.say(Voice::Device, format_args!("(mail data, {size} octets)"));
+        let version = self.tls.as_ref().map_or("plain", |tls| tls.version);
+        self.relay.metrics.message_received(&self.door.listener.name, version);
+        let mended = mended.map_or("", |fault| self.fault(device_fault(fault)));
+        let (disposition, reply) = match upload {
+            Ok(transfer) => self.verdict(transfer).await,
+            Err(reply) => (Disposition::Refused, reply),
+        };
+        // Recorded before it is sent: whatever becomes of the device, this became of the message.
+        self.transcript.say(Voice::ToDevice, &reply);
+        if let Some(mut transaction) = self.transaction.take() {
+            transaction.bytes = size;
+            transaction.record(disposition, Some(&reply), mended);
+        }
+        self.feed(&reply).await
+    }
+
+    /// Refuses DATA. A device may have sent its mail data without waiting: they are never read as commands.
+    pub(super) async fn data_refused(&mut self, reply: Reply) -> Result<(), SessionOutcome> {
+        // DATA ends a flight (RFC 2920 section 3.1): whatever is there already is no command.
+        let mut octet = [0; 1];
+        let early = !self.framed.read_buffer().is_empty()
+            || self.framed.get_mut().read(&mut octet).now_or_never().is_some();
+        if early {
+            self.fault(DeviceFault::EarlyTalk);
+            self.farewell(&reply).await?;
+            return Err(SessionOutcome::Faulty);
+        }
+        self.wary = true;
+        self.say(&reply).await
+    }
+
+    /// Ends the data; returns what became of the message and what the device hears.
+    async fn verdict(&mut self, transfer: DataTransfer) -> (Disposition, Reply) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.dot_sent = true;
+        }
+        let ended = transfer.end(VERDICT).await;
+        let Some(transaction) = &mut self.transaction else {
+            return (Disposition::Unknown, answer::no_answer());
+        };
+        match ended {
+            Ok(verdict) => {
+                let accepted = answer::accepted(&transaction.id, &verdict);
+                let relayed = verdict.code.get() == 250;
+                let refused = transaction.hear(Stage::Eod, verdict);
+                if relayed {
+                    (Disposition::Relayed, accepted)
+                } else {
+                    (Disposition::Refused, refused)
+                }
+            }
+            Err(lost) => {
+                transaction.note_loss(&lost);
+                // At any other stage the dot was not sent.
+                let unknown = lost.stage == Stage::Eod;
+                (
+                    if unknown { Disposition::Unknown } else { Disposition::Refused },
+                    answer::lost(&lost),
+                )
+            }
+        }
+    }
+
+    /// Passes the data on, up to the dot. When nothing can go up any more the device's data are still read
+    /// to their end, so that the refusal is not taken for an answer to something else.
+    async fn stream(&mut self, mut transfer: DataTransfer) -> Result<Streamed, SessionOutcome> {
+        let limit = self.session.message_size();
+        let mut pace = Pace::new(self.relay.limits.data_min_rate);
+        let mut upload = match transfer.write(Bytes::from(self.received())).await {
+            Ok(()) => Ok(transfer),
+            Err(lost) => Err(self.lost(&lost)),
+        };
+        loop {
+            let (began, seen) = (Instant::now(), self.framed.codec().data_seen());
+            let item = self.next(pace::SILENCE).await;
+            // After a fault octets come without items: they are progress all the same.
+            let octets = self.framed.codec().data_seen().saturating_sub(seen);
+            pace.waited(began.elapsed(), octets);
+            match item {
+                Ok(ServerItem::Data(chunk)) => {
+                    if self.framed.codec().data_size() > limit && upload.is_ok() {
+                        upload = Err(too_large(limit));
+                    }
+                    if let Ok(transfer) = &mut upload
+                        && let Err(lost) = transfer.write(chunk).await
+                    {
+                        upload = Err(self.lost(&lost));
+                    }
+                }
+                Ok(ServerItem::DataFault(fault)) => {
+                    self.fault(device_fault(fault));
+                    upload = Err(answer::data_fault(fault));
+                }
+                Ok(ServerItem::DataEnd { size, mended }) => {
+                    return Ok(Streamed { upload, size, mended });
+                }
+                // Inside DATA the codec cuts no lines.
+                Ok(ServerItem::Line(_) | ServerItem::LineTooLong)
+                | Err(SessionOutcome::TimedOut) => {}
+                Err(outcome) => {
+                    self.vanished();
+                    return Err(outcome);
+                }
+            }
+            match pace.progress(self.relay.pool.is_waited_for()) {
+                Progress::Moving => {}
+                Progress::Stalled if upload.is_ok() => upload = Err(answer::stalled()),
+                Progress::Stalled => {}
+                Progress::Dead => {
+                    self.vanished();
+                    self.farewell(&answer::timed_out()).await?;
+                    return Err(SessionOutcome::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// The smarthost was lost in the data; returns what the device hears at its dot.
+    fn lost(&self, lost: &Lost) -> Reply {
+        if let Some(transaction) = &self.transaction {
+            transaction.note_loss(lost);
+        }
+        answer::lost(lost)
+    }
+
+    /// The device went away in the middle of its data: without a dot nothing is sent.
+    fn vanished(&mut self) {
+        let Some(mut transaction) = self.transaction.take() else { return };
+        transaction.bytes = self.framed.codec().data_size();
+        let after = format_args!("the device vanished after {} octets of data", transaction.bytes);
+        self.transcript.say(Voice::Note, after);
+        transaction.record(Disposition::Aborted, None, "");
+    }
+
+    fn received(&self) -> String {
+        let hello = self.session.hello();
+        let Some(transaction) = &self.transaction else { return String::new() };
+        let envelope = &transaction.envelope;
+        let client = hello.map(|hello| (hello.name.as_str(), self.peer));
+        Received {
+            client: client.filter(|_| self.relay.received == ReceivedDetail::Full),
+            tls: self.tls.as_ref().map(|tls| (tls.version, tls.cipher.as_str())),
+            by: &self.relay.hostname,
+            extended: hello.is_some_and(|hello| hello.extended),
+            authenticated: self.session.user().is_some(),
+            utf8: !envelope.reverse_path.is_ascii()
+                || !envelope.recipients.iter().all(ForwardPath::is_ascii),
+            id: &transaction.id,
+            date: &now(),
+        }
+        .header()
+    }
+}
+
+fn device_fault(fault: DataFault) -> DeviceFault {
+    match fault {
+        DataFault::BareLf => DeviceFault::BareLf,
+        DataFault::BareCr => DeviceFault::BareCr,
+        DataFault::Nul => DeviceFault::Nul,
+    }
+}
+
+/// The time as a header field tells it (RFC 5322 section 3.3).
+fn now() -> String {
+    jiff::fmt::rfc2822::to_string(&jiff::Zoned::now()).unwrap_or_default()
+}
