@@ -49,6 +49,8 @@ pub(super) fn open_mode(path: &Path, bits: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -65,5 +67,8 @@ mod tests {
         fs::rename(&other, &path).unwrap();
         let two = Stamp::of(&path);
         assert!(absent != one && one != two && two != absent);
+        // A repaired permission is a change too, or nobody would read the file again.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_ne!(two, Stamp::of(&path));
     }
 }

@@ -1,7 +1,7 @@
 //! What the listeners show to devices: their promises are proven at start, and again whenever the files of
 //! the certificate have changed.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +20,6 @@ use crate::{
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Days before a certificate's end at which the log begins to tell of it.
-const SOON: i64 = 30;
 
 /// The certificate of all listeners.
 pub(super) struct Certificate {
@@ -84,12 +81,14 @@ impl Certificate {
 
     async fn renew(&self, metrics: &Metrics) -> Result<(), StartError> {
         let identity = Identity::read(&self.files.certificate, &self.files.private_key)?;
+        let mut proofs = Proofs::new(&identity);
         let mut proven = Vec::new();
         for shown in &self.shown {
-            proven.push(prove(&shown.listener, shown.profile, &identity, metrics).await?);
+            proven.push(proofs.prove(&shown.listener, shown.profile).await?);
         }
         for (shown, tls) in self.shown.iter().zip(proven) {
             shown.tls.send_replace(tls);
+            tell(&shown.listener, &identity, metrics);
         }
         Ok(())
     }
@@ -107,12 +106,14 @@ async fn doors(
         Some(files) => Some(Identity::read(&files.certificate, &files.private_key)?),
         None => Some(make(&[&config.hostname])?),
     };
+    let mut proofs = identity.as_ref().map(Proofs::new);
     let (mut doors, mut shown) = (Vec::new(), Vec::new());
     for listener in &config.listeners {
         let mut door = Door { listener: listener.clone(), tls: None };
-        if let Some(identity) = identity.as_ref().filter(|_| speaks_tls(listener)) {
+        if let Some(proofs) = proofs.as_mut().filter(|_| speaks_tls(listener)) {
             let (name, profile) = (listener.name.clone(), listener.tls_profile);
-            let (tls, shows) = watch::channel(prove(&name, profile, identity, metrics).await?);
+            let (tls, shows) = watch::channel(proofs.prove(&name, profile).await?);
+            tell(&name, proofs.identity, metrics);
             door.tls = Some(shows);
             shown.push(Shown { listener: name, profile, tls });
         }
@@ -121,28 +122,46 @@ async fn doors(
     Ok((doors, shown))
 }
 
-/// A listener's side of TLS, once it has kept every promise of its profile.
-async fn prove(
-    listener: &str,
-    profile: TlsProfile,
-    identity: &Identity,
-    metrics: &Metrics,
-) -> Result<ServerTls, StartError> {
-    let failed = |cause| StartError::ServerTls { listener: listener.to_owned(), cause };
-    let tls = ServerTls::new(profile, identity).map_err(failed)?;
-    tls.prove().await.map_err(failed)?;
-    if let Some(end) = identity.not_after() {
-        metrics.certificate_expiry(listener, end);
-        let days = (end - jiff::Timestamp::now().as_second()).div_euclid(86_400);
-        if days < SOON {
-            tracing::warn!(
-                listener,
-                days,
-                "the certificate that devices see ends soon, or has ended: renew it"
-            );
-        }
+/// The profiles that have kept every promise with a certificate, each proven once.
+struct Proofs<'a> {
+    identity: &'a Identity,
+    proven: HashMap<TlsProfile, ServerTls>,
+}
+
+impl<'a> Proofs<'a> {
+    fn new(identity: &'a Identity) -> Self {
+        Self { identity, proven: HashMap::new() }
     }
-    Ok(tls)
+
+    /// A listener's side of TLS.
+    async fn prove(
+        &mut self,
+        listener: &str,
+        profile: TlsProfile,
+    ) -> Result<ServerTls, StartError> {
+        if let Some(tls) = self.proven.get(&profile) {
+            return Ok(tls.clone());
+        }
+        let failed = |cause| StartError::ServerTls { listener: listener.to_owned(), cause };
+        let tls = ServerTls::new(profile, self.identity).map_err(failed)?;
+        tls.prove().await.map_err(failed)?;
+        self.proven.insert(profile, tls.clone());
+        Ok(tls)
+    }
+}
+
+/// Tells of the end of the certificate that a listener shows.
+fn tell(listener: &str, identity: &Identity, metrics: &Metrics) {
+    let Some(end) = identity.not_after() else { return };
+    metrics.certificate_expiry(listener, end);
+    let days = certificate::days_left(end, jiff::Timestamp::now().as_second());
+    if days < certificate::RENEW {
+        tracing::warn!(
+            listener,
+            days,
+            "the certificate that devices see ends soon, or has ended: renew it"
+        );
+    }
 }
 
 fn stamps(files: &CertificateFiles) -> [Stamp; 2] {

@@ -23,6 +23,7 @@ use crate::{
     },
     telemetry::{metrics::Metrics, transcript::Transcript},
     transport::{
+        certificate,
         dial::{self, DialError},
         stream::BoxIo,
     },
@@ -34,8 +35,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 const REPLY: Duration = Duration::from_secs(20);
 /// How long the verdict on a test message may take.
 const VERDICT: Duration = Duration::from_secs(60);
-/// A certificate that ends sooner is worth a warning.
-const SOON: i64 = 30 * 86_400;
 
 /// What was found at one step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -115,15 +114,15 @@ impl Walk<'_> {
             return;
         }
         self.warning(
-                "basic authentication",
-                "the mailbox logs in with a password",
-                &[
-                    "Microsoft switches passwords for SMTP off by default at the end of December 2026 (an administrator \
-                     can switch them on again), offers new tenants none after that, and will name the date of their end \
-                     in the second half of 2027",
-                    "Prepare auth = \"xoauth2\" for this mailbox",
-                ],
-            );
+            "basic authentication",
+            "the mailbox logs in with a password",
+            &[
+                "Microsoft switches passwords for SMTP off by default at the end of December 2026 (an administrator \
+                 can switch them on again), offers new tenants none after that, and will name the date of their end \
+                 in the second half of 2027",
+                "Prepare auth = \"xoauth2\" for this mailbox",
+            ],
+        );
     }
 
     async fn names(&mut self) -> Result<Vec<SocketAddr>, Stop> {
@@ -187,9 +186,10 @@ impl Walk<'_> {
         let tls = connection.tls().map(|tls| format!("{tls} ")).unwrap_or_default();
         self.ok("tls", format!("{tls}{how}"));
         if let Some(shown) = connection.shown() {
-            let left = shown.not_after - jiff::Timestamp::now().as_second();
-            let found = format!("{shown}, good for {} more days", left / 86_400);
-            if left < SOON {
+            let now = jiff::Timestamp::now().as_second();
+            let left = certificate::days_left(shown.not_after, now);
+            let found = format!("{shown}, good for {left} more days");
+            if left < certificate::RENEW {
                 let step = "It is the server's to renew; if it is not Microsoft's, ask whoever runs the server";
                 self.warning("certificate", found, &[step]);
             } else {
@@ -233,10 +233,8 @@ impl Walk<'_> {
 
     async fn login(&mut self, address: SocketAddr) -> Result<Connection, Stop> {
         let login = self.secret()?;
-        if let MailboxAuth::XOAuth2 { token } = self.target.auth()
-            && let Ok(token) = token.load()
-        {
-            let finding = token::examine(&token);
+        if let Login::Token(credentials) = &login {
+            let finding = token::examine(&credentials.secret);
             let stop = finding.outcome == Outcome::Failed;
             (self.tell)(finding);
             if stop {

@@ -27,6 +27,9 @@ use crate::config::{CertificateFiles, unreadable};
 /// Days that a self-made certificate is good for; devices rarely check, people rarely renew.
 pub const DAYS: u32 = 3_650;
 
+/// Days before its end at which a certificate ought to be renewed.
+pub const RENEW: i64 = 30;
+
 /// A certificate chain with its key.
 #[derive(Clone)]
 pub struct Identity {
@@ -172,6 +175,11 @@ pub fn read_key(path: &Path) -> Result<PKey<Private>, CertificateError> {
             what: "private key without a passphrase",
         }
     })
+}
+
+/// Days that are left of a certificate's time, negative once it has ended; both times in seconds since 1970.
+pub fn days_left(not_after: i64, now: i64) -> i64 {
+    (not_after - now).div_euclid(86_400)
 }
 
 /// A time of a certificate in seconds since 1970.

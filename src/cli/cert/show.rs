@@ -17,11 +17,6 @@ use crate::{
     transport::certificate,
 };
 
-/// How many days before its end a certificate ought to be renewed.
-const SOON: i64 = 30;
-
-const DAY: i64 = 86_400;
-
 #[derive(clap::Args)]
 #[command(after_help = "Exits with 1 if it has ended, or if the key is another one's.")]
 pub(in crate::cli) struct Args {
@@ -110,15 +105,15 @@ fn show(file: &Path, chain: &[X509], key: Option<&Path>) -> Result<Vec<String>, 
         Some((_, Err(error))) => format!("unknown: {error}"),
     };
     say!("private key  {belongs}");
-    for certificate in chain {
-        let whose = name(certificate.subject_name());
-        let (Some(from), Some(until)) = period(certificate) else { continue };
+    for shown in chain {
+        let whose = name(shown.subject_name());
+        let (Some(from), Some(until)) = period(shown) else { continue };
         if until < now {
             faults.push(format!(
                 "{whose} has ended on {}; make another with smtp-uplift cert new --force, or ask your CA for one",
                 day(until)
             ));
-        } else if until - now < SOON * DAY {
+        } else if certificate::days_left(until, now) < certificate::RENEW {
             warnings.push(format!("{whose} ends on {}: renew it", day(until)));
         }
         if from > now {
@@ -163,11 +158,11 @@ fn names(certificate: &X509Ref) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-fn validity(certificate: &X509Ref, now: i64) -> String {
-    let (Some(from), Some(until)) = period(certificate) else {
+fn validity(shown: &X509Ref, now: i64) -> String {
+    let (Some(from), Some(until)) = period(shown) else {
         return "unknown".to_owned();
     };
-    let left = match (until - now).div_euclid(DAY) {
+    let left = match certificate::days_left(until, now) {
         days if days < 0 => "ended".to_owned(),
         1 => "1 day left".to_owned(),
         days => format!("{days} days left"),
