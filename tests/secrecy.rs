@@ -60,6 +60,11 @@ async fn a_whole_session_at_trace_level_tells_nothing() {
                 && log.contains("from the smarthost"),
             "{log}"
         );
+        for line in log.lines().filter(|line| line.contains(" result=\"")) {
+            let relayed = line.contains(" result=\"relayed\"");
+            assert_eq!(relayed, line.contains(" rule=\"accepted\""), "{line}");
+            assert_eq!(relayed, line.contains(" answer=\"250 2"), "{line}");
+        }
         for secret in &secrets {
             assert!(!log.contains(secret), "{secret:?} in {log}");
         }
