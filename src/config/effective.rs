@@ -12,10 +12,9 @@ use std::{
 use toml::Value;
 
 use super::{
-    Admin, CertificateFiles, Config, Delivery, Limits, Listener, Log, LogFormat, Mailbox,
-    MailboxAuth, ReceivedDetail, Smarthost, SmarthostTls, TlsBackend, TlsMin, Transcripts,
+    Admin, CertificateFiles, Config, Delivery, Limits, Listener, Log, Mailbox, MailboxAuth,
+    Smarthost, word::Word as _,
 };
-use crate::{policy::DeviceAuth, proto::limits::LineEndings};
 
 impl Config {
     /// TOML that reads back with the same meaning, here and in later versions: every default is spelled
@@ -41,13 +40,7 @@ impl Config {
         page.text("hostname", hostname);
         page.path("state_dir", state_dir);
         page.duration("drain_timeout", *drain_timeout);
-        page.text(
-            "received",
-            match received {
-                ReceivedDetail::Full => "full",
-                ReceivedDetail::NoClient => "no-client",
-            },
-        );
+        page.text("received", received.word());
         for each in listeners {
             listener(&mut page, each);
         }
@@ -85,22 +78,9 @@ impl Config {
         }
         let Log { format, level, transcripts } = log;
         page.section("[log]");
-        page.text(
-            "format",
-            match format {
-                LogFormat::Text => "text",
-                LogFormat::Json => "json",
-            },
-        );
+        page.text("format", format.word());
         page.text("level", level);
-        page.text(
-            "transcripts",
-            match transcripts {
-                Transcripts::Off => "off",
-                Transcripts::Failed => "failed",
-                Transcripts::All => "all",
-            },
-        );
+        page.text("transcripts", transcripts.word());
         page.text("addresses", "full");
         page.0
     }
@@ -122,26 +102,13 @@ fn listener(page: &mut Page, listener: &Listener) {
     page.section("[[listener]]");
     page.text("name", name);
     page.text("address", &address.to_string());
-    page.text("tls", tls.as_str());
-    page.text("tls_profile", tls_profile.as_str());
+    page.text("tls", tls.word());
+    page.text("tls_profile", tls_profile.word());
     page.text("starttls_fallback", "0s");
-    page.text(
-        "auth",
-        match auth {
-            DeviceAuth::None => "none",
-            DeviceAuth::Offer => "offer",
-            DeviceAuth::Require => "require",
-        },
-    );
+    page.text("auth", auth.word());
     page.bare("auth_without_tls", auth_without_tls);
     page.bare("accept_any_credentials", accept_any_credentials);
-    page.text(
-        "line_endings",
-        match line_endings {
-            LineEndings::Normalise => "normalise",
-            LineEndings::Strict => "strict",
-        },
-    );
+    page.text("line_endings", line_endings.word());
     page.list("hide", hide);
     page.list("proxy_protocol_from", &[] as &[&str]);
     page.list("allow", allow.networks());
@@ -175,28 +142,9 @@ fn smarthost(page: &mut Page, smarthost: &Smarthost) {
     page.section("[smarthost]");
     page.text("host", host);
     page.bare("port", port);
-    page.text(
-        "tls",
-        match tls {
-            SmarthostTls::StartTls => "starttls",
-            SmarthostTls::Implicit => "implicit",
-            SmarthostTls::None => "none",
-        },
-    );
-    page.text(
-        "tls_min",
-        match tls_min {
-            TlsMin::V1_2 => "1.2",
-            TlsMin::V1_3 => "1.3",
-        },
-    );
-    page.text(
-        "tls_backend",
-        match tls_backend {
-            TlsBackend::Rustls => "rustls",
-            TlsBackend::Native => "native",
-        },
-    );
+    page.text("tls", tls.word());
+    page.text("tls_min", tls_min.word());
+    page.text("tls_backend", tls_backend.word());
     if let Some(path) = ca_file {
         page.path("ca_file", path);
     }

@@ -7,7 +7,8 @@
 //! * No secret is in any `Debug` or `Display` output: see [`Secret`].
 //!
 //! `raw` reads the spanned TOML tree, `value` turns one value into a typed one, `resolve` knows the
-//! sections, `secrets` where passwords and tokens come from; `effective` writes it all back.
+//! sections, `word` the settings that are one of several words, `secrets` where passwords and tokens come
+//! from; `effective` writes it all back.
 
 mod effective;
 mod file;
@@ -16,6 +17,7 @@ mod raw;
 mod resolve;
 mod secrets;
 mod value;
+mod word;
 
 use std::{
     fs,

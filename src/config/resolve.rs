@@ -15,8 +15,7 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    Admin, CertificateFiles, Config, Delivery, Limits, Log, LogFormat, Places, ReceivedDetail,
-    Smarthost, SmarthostTls, TlsBackend, TlsMin, Transcripts,
+    Admin, CertificateFiles, Config, Delivery, Limits, Log, Places, Smarthost, SmarthostTls,
     file::open_mode,
     raw::{Complaint, LATER, Table},
     secrets::secret,
@@ -37,10 +36,7 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     let state_dir = state_dir(&mut root);
     let drain_timeout =
         root.duration("drain_timeout", Duration::from_secs(30), Duration::ZERO..=DAY);
-    let received = root.word(
-        "received",
-        &[("full", Ok(ReceivedDetail::Full)), ("no-client", Ok(ReceivedDetail::NoClient))],
-    );
+    let received = root.one_of("received", &[]);
     let certificate = root.section("tls").and_then(certificate);
     let mut auth = root.section_or_empty("auth");
     let users_file = auth.file("users_file", USERS);
@@ -177,14 +173,7 @@ fn smarthost(mut table: Table<'_>) -> Smarthost {
     let host_is_known = host.is_some() || !table.has("host");
     let host = host.unwrap_or_else(|| "smtp.office365.com".into());
     let port = table.number("port", 587, 1..=u16::MAX);
-    let tls = table.word(
-        "tls",
-        &[
-            ("starttls", Ok(SmarthostTls::StartTls)),
-            ("implicit", Ok(SmarthostTls::Implicit)),
-            ("none", Ok(SmarthostTls::None)),
-        ],
-    );
+    let tls = table.one_of("tls", &[]);
     if tls == Some(SmarthostTls::None) && host_is_known && !is_loopback(&host) {
         let reason = format!(
             "mail and password would go to {host} in the clear: none is for loopback addresses only"
@@ -192,20 +181,8 @@ fn smarthost(mut table: Table<'_>) -> Smarthost {
         table.problem("tls", reason, "write tls = \"starttls\" or \"implicit\"");
     }
     const TOO_OLD: &str = "the way to the smarthost takes nothing older than TLS 1.2";
-    let tls_min = table.word(
-        "tls_min",
-        &[
-            ("1.2", Ok(TlsMin::V1_2)),
-            ("1.3", Ok(TlsMin::V1_3)),
-            ("1.1", Err(TOO_OLD)),
-            ("1.0", Err(TOO_OLD)),
-            ("1", Err(TOO_OLD)),
-        ],
-    );
-    let tls_backend = table.word(
-        "tls_backend",
-        &[("rustls", Ok(TlsBackend::Rustls)), ("native", Ok(TlsBackend::Native))],
-    );
+    let tls_min = table.one_of("tls_min", &[("1.1", TOO_OLD), ("1.0", TOO_OLD), ("1", TOO_OLD)]);
+    let tls_backend = table.one_of("tls_backend", &[]);
     let ca_file = table.file("ca_file", "extra-roots.pem");
     let replies_file = table.file("replies_file", "replies.toml");
     let lease_wait =
@@ -268,8 +245,7 @@ fn admin_address(table: &mut Table<'_>) -> Option<SocketAddr> {
 }
 
 fn log(mut table: Table<'_>) -> Log {
-    let format =
-        table.word("format", &[("text", Ok(LogFormat::Text)), ("json", Ok(LogFormat::Json))]);
+    let format = table.one_of("format", &[]);
     let level = table.read("level", |value| {
         let hint = "for example level = \"info\", or \"info,smtp_uplift=debug\"";
         let level = value::text(value, hint)?;
@@ -278,14 +254,7 @@ fn log(mut table: Table<'_>) -> Log {
             .then(|| level.clone())
             .ok_or_else(|| Complaint::new(format!("{level:?} is not a level"), hint))
     });
-    let transcripts = table.word(
-        "transcripts",
-        &[
-            ("off", Ok(Transcripts::Off)),
-            ("failed", Ok(Transcripts::Failed)),
-            ("all", Ok(Transcripts::All)),
-        ],
-    );
+    let transcripts = table.one_of("transcripts", &[]);
     table.word("addresses", &[("full", Ok(())), ("domain", Err(LATER)), ("hash", Err(LATER))]);
     table.finish();
     Log {

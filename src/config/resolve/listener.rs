@@ -16,8 +16,7 @@ use crate::{
         raw::{Complaint, LATER, Table, mismatch},
         value,
     },
-    policy::{AccessList, DeviceAuth, ListenerTls, TlsProfile},
-    proto::limits::LineEndings,
+    policy::{AccessList, DeviceAuth, ListenerTls},
 };
 
 /// The EHLO keywords that we offer, and so the ones that can be hidden.
@@ -55,38 +54,12 @@ fn listener(
     const EXAMPLE: &str = "0.0.0.0:2525";
     let address = table.socket_address("address", EXAMPLE);
     let name = table.text("name", "lan");
-    let tls = table.word(
-        "tls",
-        &[
-            ("starttls", Ok(ListenerTls::StartTls)),
-            ("require-starttls", Ok(ListenerTls::RequireStartTls)),
-            ("implicit", Ok(ListenerTls::Implicit)),
-            ("none", Ok(ListenerTls::None)),
-            ("auto", Err(LATER)),
-        ],
-    );
-    let tls_profile = table.word(
-        "tls_profile",
-        &[
-            ("modern", Ok(TlsProfile::Modern)),
-            ("legacy", Ok(TlsProfile::Legacy)),
-            ("ancient", Ok(TlsProfile::Ancient)),
-        ],
-    );
-    let auth = table.word(
-        "auth",
-        &[
-            ("none", Ok(DeviceAuth::None)),
-            ("offer", Ok(DeviceAuth::Offer)),
-            ("require", Ok(DeviceAuth::Require)),
-        ],
-    );
+    let tls = table.one_of("tls", &[("auto", LATER)]);
+    let tls_profile = table.one_of("tls_profile", &[]);
+    let auth = table.one_of("auth", &[]);
     let auth_without_tls = table.flag("auth_without_tls");
     let accept_any_credentials = table.flag("accept_any_credentials");
-    let line_endings = table.word(
-        "line_endings",
-        &[("normalise", Ok(LineEndings::Normalise)), ("strict", Ok(LineEndings::Strict))],
-    );
+    let line_endings = table.one_of("line_endings", &[]);
     let hide = table.list("hide", keyword);
     let allow = table.list("allow", network);
     unsupported(&mut table);
