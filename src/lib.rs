@@ -7,7 +7,7 @@
 //! cli                                               one file a command
 //! service                          sandbox          everything wired; the other side, for rehearsals
 //! relay                                             one device session
-//! smarthost          auth                           connections upstream; logins of devices
+//! smarthost    spool    auth                        connections upstream; what is kept; logins of devices
 //! transport                                         sockets and TLS, on both sides
 //! codec    policy    config    telemetry            bytes to protocol; decisions; settings; log and metrics
 //! proto                                             RFC 5321, without I/O
@@ -31,5 +31,6 @@ pub mod relay;
 pub mod sandbox;
 pub mod service;
 pub mod smarthost;
+pub mod spool;
 pub mod telemetry;
 pub mod transport;

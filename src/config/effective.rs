@@ -33,6 +33,8 @@ impl Config {
             smarthost,
             mailbox,
             delivery,
+            spool: _,
+            notices: _,
             admin,
             log,
         } = self;
@@ -62,7 +64,7 @@ impl Config {
         // What has no field yet has one value that is taken; later defaults may differ.
         page.section("[sender]");
         page.text("rewrite", "keep");
-        let Delivery { device_patience } = delivery;
+        let Delivery { device_patience, .. } = delivery;
         page.section("[delivery]");
         page.text("mode", "stream");
         page.duration("device_patience", *device_patience);

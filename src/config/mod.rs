@@ -131,6 +131,10 @@ pub struct Config {
     pub mailbox: Mailbox,
     /// How a message goes from device to smarthost.
     pub delivery: Delivery,
+    /// What is kept when it cannot go there at once.
+    pub spool: Spool,
+    /// Who is told of what became of messages; `None`: nobody.
+    pub notices: Option<Notices>,
     /// Metrics, health and state; `None` if switched off.
     pub admin: Option<Admin>,
     /// What is logged, and how.
@@ -293,8 +297,68 @@ pub enum MailboxAuth {
 /// How a message goes from device to smarthost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
+    /// What a device's 250 means.
+    pub mode: DeliveryMode,
     /// The longest that a device waits for the reply to a command.
     pub device_patience: Duration,
+    /// Octets of one message that are kept in memory; what is beyond goes to a file.
+    pub replay_memory: u64,
+    /// The same for all messages together.
+    pub replay_memory_total: u64,
+}
+
+/// What a device's 250 means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeliveryMode {
+    /// The smarthost has taken the message.
+    Stream,
+    /// The smarthost has taken it, or the spool if the smarthost does not for now.
+    #[default]
+    StreamThenSpool,
+    /// The spool has taken it.
+    Spool,
+}
+
+/// What is kept when it cannot go to the smarthost at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spool {
+    /// Its folder.
+    pub directory: PathBuf,
+    /// Octets of mail data that it may hold.
+    pub max_size: u64,
+    /// How long a message is tried.
+    pub expire: Duration,
+    /// How long one is held that waits for somebody to change a setting.
+    pub held_expire: Duration,
+    /// How long to wait after each failed attempt; the last repeats. At least one.
+    pub retry: Vec<Duration>,
+    /// How long a message is kept that has failed.
+    pub keep_failed: Duration,
+}
+
+/// Who is told of what became of messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notices {
+    /// The address.
+    pub to: String,
+    /// How notices get there.
+    pub way: NoticeWay,
+}
+
+/// How notices get to people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoticeWay {
+    /// As mail through the mailbox.
+    Mailbox,
+    /// As mail to this server, without a login.
+    Smtp {
+        /// Its name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+    /// By a program that reads the message from its standard input.
+    Command(Vec<String>),
 }
 
 /// Where the relay tells of itself.

@@ -58,6 +58,8 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     root.finish();
     Some(Config {
         hostname: hostname?,
+        spool: spool(&state_dir),
+        notices: None,
         state_dir,
         drain_timeout,
         received: received.unwrap_or_default(),
@@ -221,7 +223,23 @@ fn delivery(mut table: Table<'_>) -> Delivery {
     table.not_yet("replay_memory");
     table.not_yet("replay_memory_total");
     table.finish();
-    Delivery { device_patience }
+    Delivery {
+        mode: super::DeliveryMode::Stream,
+        device_patience,
+        replay_memory: ByteSize::mib(32).as_u64(),
+        replay_memory_total: ByteSize::mib(256).as_u64(),
+    }
+}
+
+fn spool(state_dir: &std::path::Path) -> super::Spool {
+    super::Spool {
+        directory: state_dir.join("spool"),
+        max_size: ByteSize::gib(10).as_u64(),
+        expire: 2 * DAY,
+        held_expire: 14 * DAY,
+        retry: [1, 2, 5, 10, 15, 30].map(|minutes| Duration::from_secs(60 * minutes)).to_vec(),
+        keep_failed: 14 * DAY,
+    }
 }
 
 fn admin(mut table: Table<'_>) -> Option<Admin> {

@@ -9,6 +9,8 @@ use crate::proto::{envelope::Envelope, path::ForwardPath, reply::Reply};
 pub enum Disposition {
     /// The smarthost has taken it.
     Relayed,
+    /// The spool has it.
+    Queued,
     /// It was refused, for good or for now.
     Refused,
     /// The device gave it up or vanished.
@@ -59,6 +61,7 @@ impl Disposition {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Relayed => "relayed",
+            Self::Queued => "queued",
             Self::Refused => "refused",
             Self::Aborted => "aborted",
             Self::Unknown => "unknown",

@@ -41,6 +41,14 @@ pub struct Metrics {
     certificate_expiry: GaugeVec,
     device_faults: IntCounterVec,
     reloads: IntCounterVec,
+    spool_messages: IntGaugeVec,
+    spool_bytes: IntGaugeVec,
+    spool_oldest: IntGaugeVec,
+    spool_disk_free: IntGaugeVec,
+    spool_commits: IntCounterVec,
+    spool_deliveries: IntCounterVec,
+    notices: IntCounterVec,
+    breaker_open: IntGaugeVec,
 }
 
 /// How a session ended.
@@ -209,6 +217,39 @@ impl Metrics {
                 "Changed files that were taken over, or refused",
                 &["outcome"],
             ),
+            spool_messages: gauge(&registry, "spool_messages", "Messages in the spool", &["state"]),
+            spool_bytes: gauge(&registry, "spool_bytes", "Octets of mail data in the spool", &[]),
+            spool_oldest: gauge(
+                &registry,
+                "spool_oldest_seconds",
+                "Age of the oldest message that waits in the spool",
+                &[],
+            ),
+            spool_disk_free: gauge(
+                &registry,
+                "spool_disk_free_bytes",
+                "Octets free on the spool's disk",
+                &[],
+            ),
+            spool_commits: counter(
+                &registry,
+                "spool_commits_total",
+                "Synced commits of the spool; many messages share one",
+                &[],
+            ),
+            spool_deliveries: counter(
+                &registry,
+                "spool_deliveries_total",
+                "Attempts to deliver from the spool",
+                &["mailbox", "outcome"],
+            ),
+            notices: counter(&registry, "notices_total", "Notices to people", &["outcome"]),
+            breaker_open: gauge(
+                &registry,
+                "mailbox_breaker_open",
+                "1 while mail of the mailbox is held until somebody changes a setting",
+                &["mailbox"],
+            ),
             registry,
             process: Registry::new(),
         };
@@ -321,6 +362,40 @@ impl Metrics {
     /// A file has changed while the relay runs, and was taken over or not.
     pub fn reloaded(&self, taken: bool) {
         self.reloads.with_label_values(&[if taken { "ok" } else { "failed" }]).inc();
+    }
+
+    /// What the spool holds: messages by state, their octets, and the age of the oldest that waits, in seconds.
+    pub fn spool_holds(&self, messages: &[(&str, u64)], bytes: u64, oldest: u64) {
+        for (state, count) in messages {
+            self.spool_messages.with_label_values(&[state]).set(*count as i64);
+        }
+        self.spool_bytes.with_label_values::<&str>(&[]).set(bytes as i64);
+        self.spool_oldest.with_label_values::<&str>(&[]).set(oldest as i64);
+    }
+
+    /// Octets that are free on the spool's disk.
+    pub fn spool_disk_free(&self, octets: u64) {
+        self.spool_disk_free.with_label_values::<&str>(&[]).set(octets as i64);
+    }
+
+    /// The spool has synced a commit.
+    pub fn spool_committed(&self) {
+        self.spool_commits.with_label_values::<&str>(&[]).inc();
+    }
+
+    /// An attempt to deliver from the spool is over.
+    pub fn spool_delivery(&self, mailbox: &str, outcome: &'static str) {
+        self.spool_deliveries.with_label_values(&[mailbox, outcome]).inc();
+    }
+
+    /// Something became of a notice.
+    pub fn notice(&self, outcome: &'static str) {
+        self.notices.with_label_values(&[outcome]).inc();
+    }
+
+    /// Whether mail of the mailbox is held until somebody changes a setting.
+    pub fn breaker(&self, mailbox: &str, open: bool) {
+        self.breaker_open.with_label_values(&[mailbox]).set(i64::from(open));
     }
 
     /// A device did something wrong.
