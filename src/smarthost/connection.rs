@@ -25,7 +25,7 @@ use crate::{
     telemetry::transcript::{Transcript, Voice},
     transport::{
         client_tls::{ClientTls, HandshakeError, Secured, Shown},
-        dial::{self, DialError},
+        dial::DialError,
         stream::{BoxIo, TlsInfo},
     },
 };
@@ -133,7 +133,7 @@ impl Connection {
         journal: &Arc<Journal>,
         transcript: &Transcript,
     ) -> Result<Self, OpenError> {
-        let way = dial::dial(&target.smarthost.host, target.smarthost.port).await?;
+        let way = target.dialler.dial().await?;
         Self::over(way, target, login, journal, transcript).await
     }
 

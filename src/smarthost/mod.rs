@@ -29,7 +29,10 @@ use crate::{
         Config, MailboxAuth, Problems, SecretError, Smarthost, SmarthostTls, Stamp, unreadable,
     },
     proto::sasl::{Credentials, Login},
-    transport::client_tls::{ClientTls, ClientTlsError},
+    transport::{
+        client_tls::{ClientTls, ClientTlsError},
+        dial::Dialler,
+    },
 };
 
 /// Exchange Online answers a bad login only after some seconds, on purpose.
@@ -50,6 +53,7 @@ pub struct Target {
     pub patience: Duration,
     /// What its replies mean.
     pub catalogue: Arc<Catalogue>,
+    dialler: Dialler,
     auth: MailboxAuth,
     tls: Option<Mutex<Tls>>,
     hasher: RandomState,
@@ -104,6 +108,12 @@ impl Tls {
 impl Target {
     /// The smarthost and mailbox of a configuration.
     pub fn new(config: &Config) -> Result<Self, TargetError> {
+        let Smarthost { host, port, .. } = &config.smarthost;
+        Self::with_dialler(config, Dialler::Tcp { host: host.clone(), port: *port })
+    }
+
+    /// The smarthost and mailbox of a configuration, with another way to get there.
+    pub fn with_dialler(config: &Config, dialler: Dialler) -> Result<Self, TargetError> {
         let tls = match config.smarthost.tls {
             SmarthostTls::None => None,
             SmarthostTls::StartTls | SmarthostTls::Implicit => Some(Tls::new(&config.smarthost)?),
@@ -115,6 +125,7 @@ impl Target {
             username: config.mailbox.username.clone(),
             patience: PATIENCE,
             catalogue: catalogue(config.smarthost.replies_file.as_deref())?,
+            dialler,
             auth: config.mailbox.auth.clone(),
             tls: tls.map(Mutex::new),
             hasher: RandomState::new(),

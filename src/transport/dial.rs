@@ -1,6 +1,6 @@
 //! The way to the smarthost: a name, its addresses, a connection.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{
@@ -36,8 +36,38 @@ pub enum DialError {
     },
 }
 
+/// A connection and the address on its other end, or why there is none.
+pub type Dialled = Result<(BoxIo, SocketAddr), DialError>;
+
+/// Something that connects.
+pub type DialFn = dyn Fn() -> Pin<Box<dyn Future<Output = Dialled> + Send>> + Send + Sync;
+
+/// How to get to the smarthost.
+#[derive(Clone)]
+pub enum Dialler {
+    /// By TCP.
+    Tcp {
+        /// Its name.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+    /// By other means: a stream in memory, with which time can be stopped in tests.
+    Fn(Arc<DialFn>),
+}
+
+impl Dialler {
+    /// Connects.
+    pub async fn dial(&self) -> Dialled {
+        match self {
+            Self::Tcp { host, port } => dial(host, *port).await,
+            Self::Fn(connect) => connect().await,
+        }
+    }
+}
+
 /// Connects to the first address of `host` that answers.
-pub async fn dial(host: &str, port: u16) -> Result<(BoxIo, SocketAddr), DialError> {
+async fn dial(host: &str, port: u16) -> Result<(BoxIo, SocketAddr), DialError> {
     first_that_answers(host, addresses(host, port).await?).await
 }
 
