@@ -91,6 +91,11 @@ pub fn no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Reply {
             Enhanced(4, 3, 2),
             "all connections to the smarthost are busy; try again",
         ),
+        LeaseError::Paused(_) => Reply::new(
+            451,
+            Enhanced(4, 3, 2),
+            "the smarthost has asked us to send less; try again later",
+        ),
         LeaseError::LoginRefused(_) => waiting_for_operator("the mailbox cannot log in"),
         LeaseError::Open(error) => match &**error {
             OpenError::Refused(Refusal::Reply(_, reply))

@@ -11,6 +11,9 @@
 //! Every connection owns a slot from its first SYN until it is closed, so that there are never more than
 //! `max_connections`; those who wait are served in order. A connection that comes too late for whoever
 //! asked goes to the shelf for the next one.
+//!
+//! The smarthost's own limits may be lower than `max_connections`: [`Pool::lower`] takes one connection out of use
+//! for a while, [`Pool::pause`] all of them.
 
 use std::{
     sync::{
@@ -23,8 +26,8 @@ use std::{
 use serde::Serialize;
 use thiserror::Error;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
-    time::{Instant, timeout},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
@@ -51,6 +54,8 @@ use crate::{
 const SWEEPS: u32 = 12;
 /// How long the smarthost may still count a connection that failed on our side.
 const COUNTED: Duration = Duration::from_secs(1);
+/// How long the smarthost is taken at its word that there are too many connections.
+const LOWERED: Duration = Duration::from_secs(300);
 
 /// How long connections are kept. By age, never by count: a count draws all traffic to the slowest server.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +93,11 @@ pub struct Pool {
     born: Instant,
     /// Held by the one login that may run while none has succeeded yet.
     unproven: Semaphore,
+    max_connections: usize,
+    /// By how many connections that is lowered.
+    lowered: AtomicUsize,
+    /// No lease is handed out until then.
+    paused: watch::Sender<Option<Instant>>,
     waiting: AtomicUsize,
     leased: AtomicUsize,
     offer: Mutex<SmarthostOffer>,
@@ -139,6 +149,9 @@ pub enum LeaseError {
         |left| format!("for another {} s; SIGHUP has it tried at once", left.as_secs())
     ))]
     LoginRefused(Option<Duration>),
+    /// The smarthost was sent too much, and the pause after that lasts longer than whoever asked would wait.
+    #[error("the smarthost has refused to take more for now: nothing is sent for another {} s", .0.as_secs())]
+    Paused(Duration),
     /// The relay stops.
     #[error("the relay is stopping")]
     Stopping,
@@ -182,6 +195,9 @@ impl Pool {
             breaker: Mutex::default(),
             born: Instant::now(),
             unproven: Semaphore::new(1),
+            max_connections,
+            lowered: AtomicUsize::new(0),
+            paused: watch::Sender::default(),
             waiting: AtomicUsize::new(0),
             leased: AtomicUsize::new(0),
             offer: Mutex::default(),
@@ -215,6 +231,52 @@ impl Pool {
         self.breaker().try_again();
     }
 
+    /// Whether a login would be tried now.
+    pub fn admits_login(&self) -> bool {
+        self.breaker().admits(self.born.elapsed()).is_ok()
+    }
+
+    /// The smarthost counts too many connections: for five minutes there is one less. Said again it is one less
+    /// still, down to the last.
+    pub fn lower(self: &Arc<Self>) {
+        let most = self.max_connections.saturating_sub(1);
+        let lower = |lowered: usize| (lowered < most).then_some(lowered + 1);
+        let Ok(before) = self.lowered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower)
+        else {
+            return;
+        };
+        let connections = self.max_connections - before - 1;
+        tracing::warn!(mailbox = self.mailbox(), connections, "fewer connections for a while");
+        let (pool, until) = (Arc::clone(self), Instant::now() + LOWERED);
+        self.tracker.spawn(async move {
+            let lowering = async {
+                let _out_of_use = pool.withdraw().await;
+                sleep_until(until).await;
+            };
+            tokio::select! {
+                () = pool.stopping.cancelled() => {}
+                // One that is lent all the while was not to be had.
+                () = sleep_until(until) => {}
+                () = lowering => {}
+            }
+            pool.lowered.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// The smarthost was sent too much: no lease is handed out for so long. Of several pauses the last to end
+    /// counts.
+    pub fn pause(&self, wait: Duration) {
+        let until = Some(Instant::now() + wait);
+        let longer = self.paused.send_if_modified(|paused| {
+            let longer = *paused < until;
+            *paused = until.max(*paused);
+            longer
+        });
+        if longer {
+            tracing::warn!(mailbox = self.mailbox(), seconds = wait.as_secs(), "sending pauses");
+        }
+    }
+
     /// What the smarthost says, and what it means.
     pub fn journal(&self) -> &Journal {
         &self.journal
@@ -235,10 +297,15 @@ impl Pool {
         self.waiting() > 0
     }
 
-    /// Lends a connection, within `wait`: waiting for one, dialling, TLS and login included.
+    /// Lends a connection, within `wait`: waiting for one, dialling, TLS and login included. Fails at once when
+    /// there is a pause that lasts longer.
     pub async fn lease(self: &Arc<Self>, wait: Duration) -> Result<Lease, LeaseError> {
         let began = Instant::now();
-        let lease = timeout(wait, self.lend()).await.unwrap_or(Err(LeaseError::Busy(wait)));
+        let lease = tokio::select! {
+            biased;
+            left = self.paused_beyond(began + wait) => Err(LeaseError::Paused(left)),
+            lease = timeout(wait, self.lend()) => lease.unwrap_or(Err(LeaseError::Busy(wait))),
+        };
         self.metrics.lease_waited(self.mailbox(), began.elapsed());
         lease
     }
@@ -276,7 +343,15 @@ impl Pool {
             let _waiter = Waiter::new(&self.waiting);
             self.leases.clone().acquire_owned().await.map_err(|_| LeaseError::Stopping)?
         };
-        let lent = self.lent().await?;
+        let lent = loop {
+            self.resumed().await;
+            let lent = self.lent().await?;
+            if self.pause_left().is_none() {
+                break lent;
+            }
+            // The pause began while it was dialled.
+            self.shelve(lent);
+        };
         self.leased.fetch_add(1, Ordering::Relaxed);
         let lease = Lease { lent: Some(lent), pool: Arc::clone(self), _turn: turn };
         self.report();
@@ -298,6 +373,53 @@ impl Pool {
                 slot = self.slots.clone().acquire_owned() => {
                     return self.dial(slot.map_err(|_| LeaseError::Stopping)?).await;
                 }
+            }
+        }
+    }
+
+    /// How much of a pause is left, if there is one.
+    fn pause_left(&self) -> Option<Duration> {
+        let left = (*self.paused.borrow())?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Waits until there is no pause.
+    async fn resumed(&self) {
+        while let Some(left) = self.pause_left() {
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    /// Waits for a pause that lasts beyond some time; returns how much of it is left.
+    async fn paused_beyond(&self, deadline: Instant) -> Duration {
+        let mut paused = self.paused.subscribe();
+        // Fails only without a sender, and that is ours.
+        let _ = paused.wait_for(|until| until.is_some_and(|until| until > deadline)).await;
+        self.pause_left().unwrap_or_default()
+    }
+
+    /// Takes a connection out of use, as soon as one is not lent: what whoever holds these has, nobody else has.
+    async fn withdraw(self: &Arc<Self>) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let turn = self.leases.clone().acquire_owned().await.ok()?;
+        loop {
+            let shelved = self.shelved.notified();
+            tokio::pin!(shelved);
+            shelved.as_mut().enable();
+            if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+                return Some((turn, slot));
+            }
+            let oldest = {
+                let mut shelf = self.shelf();
+                (!shelf.is_empty()).then(|| shelf.remove(0))
+            };
+            if let Some(Shelved { lent, .. }) = oldest {
+                self.report();
+                lent.connection.close(true).await;
+                return Some((turn, lent.slot));
+            }
+            tokio::select! {
+                () = &mut shelved => {}
+                slot = self.slots.clone().acquire_owned() => return Some((turn, slot.ok()?)),
             }
         }
     }
