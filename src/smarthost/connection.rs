@@ -33,7 +33,10 @@ use crate::{
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long the smarthost may refuse to take a chunk of data (RFC 5321 section 4.5.3.2.5).
-const DATA_BLOCK: Duration = Duration::from_secs(180);
+pub const DATA_BLOCK: Duration = Duration::from_secs(180);
+/// Commands that are sent at the most before their replies are read: while we write, nobody reads, and both sides
+/// would wait for each other once the TCP windows are full (RFC 2920 section 3.2).
+const FLIGHT: usize = 100;
 /// How long to wait for the smarthost's close: it counts the connection until then.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -236,26 +239,42 @@ impl Connection {
         self.transcript = transcript;
     }
 
-    /// Sends commands and reads their replies: in one flight where the smarthost takes that, else one by
-    /// one (RFC 2920). `wait` is for each reply.
+    /// Sends the commands of one transaction and reads their replies: in flights if `pipelined` and the smarthost
+    /// takes that, else one by one (RFC 2920). `wait` is for each reply. There are fewer replies than commands when
+    /// the smarthost closes, or when the rest is not worth asking: after a MAIL or RSET that was refused, and a
+    /// DATA of which it is known before that no recipient was taken.
     pub(super) async fn exchange(
         &mut self,
         commands: &[Command],
+        pipelined: bool,
         wait: Duration,
     ) -> Result<Vec<Reply>, Lost> {
-        let flight = if self.capabilities.pipelining { commands.len() } else { 1 };
+        let flight = if pipelined && self.capabilities.pipelining { FLIGHT } else { 1 };
         let mut replies = Vec::with_capacity(commands.len());
-        for group in commands.chunks(flight.max(1)) {
+        let (mut denied, mut named, mut taken) = (false, false, false);
+        for group in commands.chunks(flight) {
+            if denied || (named && !taken && matches!(group, [Command::Data])) {
+                break;
+            }
             let stage = group.first().map_or(Stage::Rset, stage_of);
             if self.has_news() {
                 return Err(Lost { stage, cause: LostCause::OutOfStep });
             }
             self.send(stage, group).await?;
-            let mut refused = false;
             for command in group {
-                let reply = self.answer(stage_of(command), wait, refused).await?;
+                let stage = stage_of(command);
+                // Without a sender or a recipient a refusal only says that there is none.
+                let follows = denied || (stage == Stage::Data && named && !taken);
+                let reply = self.answer(stage, wait, follows).await?;
+                match stage {
+                    Stage::Rcpt => {
+                        named = true;
+                        taken |= is_taken(&reply);
+                    }
+                    Stage::Mail | Stage::Rset => denied |= !reply.code.is_positive(),
+                    _ => {}
+                }
                 let over = reply.code.get() == 421;
-                refused |= reply.code.get() >= 400;
                 replies.push(reply);
                 if over {
                     // The smarthost closes: what else was sent has no answer (RFC 5321 section 3.8).
@@ -271,13 +290,18 @@ impl Connection {
         Ok(replies)
     }
 
-    /// Writes mail data past the codec: the same octets, no copy.
-    pub(super) async fn write_data(&mut self, mut chunk: Bytes) -> Result<(), Lost> {
+    /// Writes mail data past the codec: the same octets, no copy. `wait` is how long the smarthost may refuse
+    /// to take them.
+    pub(super) async fn write_data(
+        &mut self,
+        mut chunk: Bytes,
+        wait: Duration,
+    ) -> Result<(), Lost> {
         let lost = |cause| Lost { stage: Stage::Data, cause };
-        match timeout(DATA_BLOCK, self.framed.get_mut().write_all_buf(&mut chunk)).await {
+        match timeout(wait, self.framed.get_mut().write_all_buf(&mut chunk)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(lost(LostCause::Io(error))),
-            Err(_) => Err(lost(LostCause::Timeout(DATA_BLOCK))),
+            Err(_) => Err(lost(LostCause::Timeout(wait))),
         }
     }
 
@@ -288,7 +312,7 @@ impl Connection {
             return Err(Lost { stage: Stage::Data, cause: LostCause::OutOfStep });
         }
         self.transcript.say(Voice::ToSmarthost, "(mail data) and the final dot");
-        self.write_data(Bytes::from_static(b".\r\n"))
+        self.write_data(Bytes::from_static(b".\r\n"), DATA_BLOCK)
             .await
             .map_err(|lost| Lost { stage: Stage::Eod, ..lost })?;
         let lost = |cause| Lost { stage: Stage::Eod, cause };
@@ -382,6 +406,11 @@ impl Connection {
 
 fn framed(io: BoxIo) -> Framed<BoxIo, ClientCodec> {
     Framed::with_capacity(io, ClientCodec::new(), BUFFER)
+}
+
+/// Whether a RCPT was accepted (RFC 5321 section 4.3.2). 252 is an answer to VRFY.
+pub(super) fn is_taken(reply: &Reply) -> bool {
+    matches!(reply.code.get(), 250 | 251)
 }
 
 fn stage_of(command: &Command) -> Stage {

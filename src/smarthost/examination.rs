@@ -348,7 +348,7 @@ impl Walk<'_> {
             );
             return;
         };
-        match connection.exchange(&[mail, Command::Rset], REPLY).await {
+        match connection.exchange(&[mail, Command::Rset], true, REPLY).await {
             Ok(replies) => match replies.first() {
                 Some(reply) if reply.code.is_positive() => self.ok(&step, reply),
                 Some(reply) => self.refused(&step, Stage::Mail, reply),
@@ -396,7 +396,7 @@ impl Walk<'_> {
             let Ok(command) = Command::parse(line.as_bytes()) else {
                 return Ok((stage, Reply::new(501, None, format!("{line} is no command"))));
             };
-            let replies = connection.exchange(&[command], REPLY).await?;
+            let replies = connection.exchange(&[command], true, REPLY).await?;
             let reply =
                 replies.into_iter().next().unwrap_or_else(|| Reply::new(421, None, "closing"));
             if !matches!(reply.code.get(), 250 | 251 | 354) {
@@ -412,7 +412,7 @@ impl Walk<'_> {
             date = jiff::fmt::rfc2822::to_string(&now).unwrap_or_default(),
             stamp = now.timestamp().as_microsecond(),
         );
-        connection.write_data(Bytes::from(message)).await?;
+        connection.write_data(Bytes::from(message), REPLY).await?;
         Ok((Stage::Eod, connection.end_data(VERDICT).await?))
     }
 

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! Lease ──mail()──► MailTransaction ──data()──► DataTransfer ──end()──► verdict
-//!   ▲                    │ cancel()                                        │
+//!   ▲ └──────────────────── begin() ───────────────▲                       │
+//!   │                    │ cancel()                                        │
 //!   └────────────────────┴──────────────── parked ◄────────────────────────┘
 //! ```
+//!
+//! [`Lease::mail`] is for a device that names its recipients one by one, [`Lease::begin`] for an envelope that
+//! is known as a whole.
 //!
 //! Dropping any of them closes the connection, without a dot.
 
@@ -12,7 +16,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{connection::Lost, pool::Lease};
+use super::{
+    connection::{Lost, LostCause, is_taken},
+    pool::Lease,
+};
 use crate::proto::{
     client::{Stage, mail_command, rcpt_command},
     command::Command,
@@ -31,6 +38,14 @@ pub struct MailTransaction {
 /// 354 was said: data may flow.
 pub struct DataTransfer {
     lease: Lease,
+}
+
+/// What came of an envelope.
+pub struct Begun {
+    /// Data may flow; `None` if no recipient was taken.
+    pub transfer: Option<DataTransfer>,
+    /// The replies to the recipients, in their order. Each is a yes (250 or 251) or a refusal.
+    pub replies: Vec<Reply>,
 }
 
 /// Why a step was not made.
@@ -54,47 +69,133 @@ impl Lease {
     /// size that the device declared; `wait` is for each reply. What the smarthost cannot be asked, since it
     /// needs an SMTPUTF8 that is not offered, is refused here.
     pub async fn mail(
-        mut self,
+        self,
         envelope: &Envelope,
         first: &ForwardPath,
         added: u64,
         wait: Duration,
     ) -> Result<(MailTransaction, Reply), StepError> {
-        let connection = self.connection_mut();
-        let mail = mail_command(envelope, first.is_ascii(), connection.capabilities(), added);
-        let Some(mail) = mail else {
+        let offered = self.connection().capabilities();
+        let Some(mail) = mail_command(envelope, first.is_ascii(), offered, added) else {
             return Err(self.refused(Stage::Mail, outside_ascii()));
         };
-        let smtputf8 = matches!(&mail, Command::Mail(_, params) if params.smtputf8);
+        let smtputf8 = says_smtputf8(&mail);
         let rcpt = rcpt_command(first, smtputf8);
-        let flight = |mail: &Command| [Some(mail.clone()), rcpt.clone()].into_iter().flatten();
-        let unasked = || rcpt.is_none().then(outside_ascii);
+        let (lease, replies) = self.flight(mail, rcpt, true, wait).await?;
+        let reply = replies.into_iter().next().unwrap_or_else(outside_ascii);
+        Ok((MailTransaction { lease, smtputf8 }, reply))
+    }
+
+    /// Begins a transaction with all recipients of an envelope and asks to send the data: MAIL, every RCPT and
+    /// DATA in one flight where `pipelined` and the smarthost allow that, else one by one; RSET in front from the
+    /// connection's second transaction on. `added` octets will come on top of the size that the device declared;
+    /// `wait` is for each reply. What the smarthost cannot be asked, since it needs an SMTPUTF8 that is not
+    /// offered, is refused here.
+    pub async fn begin(
+        self,
+        envelope: &Envelope,
+        added: u64,
+        wait: Duration,
+        pipelined: bool,
+    ) -> Result<Begun, StepError> {
+        let recipients = &envelope.recipients;
+        let offered = self.connection().capabilities();
+        let ascii = recipients.iter().all(ForwardPath::is_ascii);
+        let Some(mail) = mail_command(envelope, ascii, offered, added) else {
+            return Err(self.refused(Stage::Mail, outside_ascii()));
+        };
+        let smtputf8 = says_smtputf8(&mail);
+        let asked: Vec<_> =
+            recipients.iter().map(|recipient| rcpt_command(recipient, smtputf8)).collect();
+        let commands: Vec<_> = asked.iter().flatten().cloned().collect();
+        if commands.is_empty() {
+            self.park();
+            let replies = recipients.iter().map(|_| outside_ascii()).collect();
+            return Ok(Begun { transfer: None, replies });
+        }
+        let commands = commands.into_iter().chain([Command::Data]);
+        let (lease, replies) = self.flight(mail, commands, pipelined, wait).await?;
+        let mut answers = replies.into_iter();
+        let mut replies = Vec::with_capacity(recipients.len());
+        for rcpt in &asked {
+            let reply = match rcpt {
+                Some(_) => answers.next().unwrap_or_else(closing),
+                None => outside_ascii(),
+            };
+            match reply.code.get() {
+                // The others have no answer.
+                421 => return Err(lease.refused(Stage::Rcpt, reply)),
+                400.. => {}
+                _ if is_taken(&reply) => {}
+                // A yes that answers nothing.
+                _ => return Err(Lost { stage: Stage::Rcpt, cause: LostCause::OutOfStep }.into()),
+            }
+            replies.push(reply);
+        }
+        let data = answers.next();
+        if !replies.iter().any(is_taken) {
+            // A 354 is possible all the same (RFC 2920 section 3.1). It wants a dot, which is not ours to send:
+            // a smarthost that takes a message for nobody might take it for somebody. Such a connection is closed.
+            match data {
+                Some(reply) => lease.park_after(&reply),
+                None => lease.park(),
+            }
+            return Ok(Begun { transfer: None, replies });
+        }
+        match data.unwrap_or_else(closing) {
+            reply if reply.code.get() == 354 => {
+                Ok(Begun { transfer: Some(DataTransfer { lease }), replies })
+            }
+            reply => Err(lease.refused(Stage::Data, reply)),
+        }
+    }
+
+    /// Sends MAIL and what follows it, with RSET in front if there was a transaction before. Returns the replies
+    /// to what follows once MAIL was accepted.
+    async fn flight(
+        mut self,
+        mail: Command,
+        following: impl IntoIterator<Item = Command>,
+        pipelined: bool,
+        wait: Duration,
+    ) -> Result<(Self, Vec<Reply>), StepError> {
+        let Command::Mail(path, _) = &mail else {
+            return Err(self.refused(Stage::Mail, closing()));
+        };
+        let bare = Command::Mail(path.clone(), Default::default());
+        let may_be_bare = mail != bare;
+        let connection = self.connection_mut();
         let reset = connection.is_used();
         connection.count_transaction();
-        let bare = Command::Mail(envelope.reverse_path.clone(), Default::default());
-        let commands: Vec<_> =
-            reset.then_some(Command::Rset).into_iter().chain(flight(&mail)).collect();
-        let mut replies = connection.exchange(&commands, wait).await?.into_iter();
-        if reset && let Some(reply) = replies.next().filter(|reply| !reply.code.is_positive()) {
-            // Not parked: a connection that cannot forget is of no use.
-            return Err(StepError::Refused(Stage::Rset, reply));
-        }
-        let mut answers = (replies.next(), replies.next().or_else(unasked));
-        // Some of Exchange Online's back ends do not know the parameters that its front end offers.
-        if let (Some(reply), Some(_)) = &answers
-            && reply.code.get() == 502
-            && mail != bare
-        {
-            let commands: Vec<_> = flight(&bare).collect();
-            let mut replies = self.connection_mut().exchange(&commands, wait).await?.into_iter();
-            answers = (replies.next(), replies.next().or_else(unasked));
-        }
-        match answers {
-            (Some(mail), Some(rcpt)) if mail.code.get() == 250 => {
-                Ok((MailTransaction { lease: self, smtputf8 }, rcpt))
+        let mut commands: Vec<_> = reset.then_some(Command::Rset).into_iter().collect();
+        commands.push(mail);
+        commands.extend(following);
+        let mut replies = connection.exchange(&commands, pipelined, wait).await?;
+        if reset {
+            let reply = replies.remove(0);
+            if !reply.code.is_positive() {
+                // Not parked: a connection that cannot forget is of no use.
+                return Err(StepError::Refused(Stage::Rset, reply));
             }
-            (Some(mail), _) => Err(self.refused(Stage::Mail, mail)),
-            (None, _) => Err(self.refused(Stage::Mail, Reply::new(421, None, "closing"))),
+            commands.remove(0);
+        }
+        let has = |replies: &[Reply], code| replies.iter().any(|reply| reply.code.get() == code);
+        // Some of Exchange Online's back ends do not know the parameters that its front end offers.
+        if replies.first().is_some_and(|reply| reply.code.get() == 502)
+            && may_be_bare
+            && !has(&replies, 421)
+            && !has(&replies, 354)
+        {
+            commands[0] = bare;
+            replies = connection.exchange(&commands, pipelined, wait).await?;
+        }
+        let waits_for_data = has(&replies, 354);
+        let mut replies = replies.into_iter();
+        match replies.next() {
+            Some(mail) if mail.code.get() == 250 => Ok((self, replies.collect())),
+            // Not parked: it waits for data that nobody is to send.
+            Some(mail) if waits_for_data => Err(StepError::Refused(Stage::Mail, mail)),
+            mail => Err(self.refused(Stage::Mail, mail.unwrap_or_else(closing))),
         }
     }
 
@@ -111,6 +212,15 @@ impl Lease {
     }
 }
 
+fn says_smtputf8(mail: &Command) -> bool {
+    matches!(mail, Command::Mail(_, params) if params.smtputf8)
+}
+
+/// What is heard of a smarthost that closes.
+fn closing() -> Reply {
+    Reply::new(421, None, "closing")
+}
+
 /// The refusal of an address that the smarthost may not be asked about (RFC 6531 section 3.5).
 fn outside_ascii() -> Reply {
     Reply::new(
@@ -124,17 +234,16 @@ impl MailTransaction {
     /// Names one more recipient.
     pub async fn rcpt(&mut self, recipient: &ForwardPath, wait: Duration) -> Result<Reply, Lost> {
         let Some(rcpt) = rcpt_command(recipient, self.smtputf8) else { return Ok(outside_ascii()) };
-        let replies = self.lease.connection_mut().exchange(&[rcpt], wait).await?;
-        Ok(replies.into_iter().next().unwrap_or_else(|| Reply::new(421, None, "closing")))
+        let replies = self.lease.connection_mut().exchange(&[rcpt], true, wait).await?;
+        Ok(replies.into_iter().next().unwrap_or_else(closing))
     }
 
     /// Asks to send the data.
     pub async fn data(mut self, wait: Duration) -> Result<DataTransfer, StepError> {
-        let replies = self.lease.connection_mut().exchange(&[Command::Data], wait).await?;
+        let replies = self.lease.connection_mut().exchange(&[Command::Data], true, wait).await?;
         match replies.into_iter().next() {
             Some(reply) if reply.code.get() == 354 => Ok(DataTransfer { lease: self.lease }),
-            Some(reply) => Err(self.lease.refused(Stage::Data, reply)),
-            None => Err(self.lease.refused(Stage::Data, Reply::new(421, None, "closing"))),
+            reply => Err(self.lease.refused(Stage::Data, reply.unwrap_or_else(closing))),
         }
     }
 
@@ -145,9 +254,9 @@ impl MailTransaction {
 }
 
 impl DataTransfer {
-    /// Sends data in wire form.
-    pub async fn write(&mut self, chunk: Bytes) -> Result<(), Lost> {
-        self.lease.connection_mut().write_data(chunk).await
+    /// Sends data in wire form; `wait` is how long the smarthost may refuse to take them.
+    pub async fn write(&mut self, chunk: Bytes, wait: Duration) -> Result<(), Lost> {
+        self.lease.connection_mut().write_data(chunk, wait).await
     }
 
     /// Sends the final dot and waits for the verdict, which is any reply. An error means that nobody knows.

@@ -15,7 +15,10 @@ use crate::{
         answer,
         pace::{self, Pace, Progress},
     },
-    smarthost::{connection::Lost, transaction::DataTransfer},
+    smarthost::{
+        connection::{DATA_BLOCK, Lost},
+        transaction::DataTransfer,
+    },
     telemetry::{
         maillog::Disposition,
         metrics::{DeviceFault, SessionOutcome},
@@ -123,7 +126,7 @@ impl Driver {
     async fn stream(&mut self, mut transfer: DataTransfer) -> Result<Streamed, SessionOutcome> {
         let limit = self.session.message_size();
         let mut pace = Pace::new(self.relay.limits.data_min_rate);
-        let mut upload = match transfer.write(Bytes::from(self.received())).await {
+        let mut upload = match transfer.write(Bytes::from(self.received()), DATA_BLOCK).await {
             Ok(()) => Ok(transfer),
             Err(lost) => Err(self.lost(&lost)),
         };
@@ -139,7 +142,7 @@ impl Driver {
                         upload = Err(too_large(limit));
                     }
                     if let Ok(transfer) = &mut upload
-                        && let Err(lost) = transfer.write(chunk).await
+                        && let Err(lost) = transfer.write(chunk, DATA_BLOCK).await
                     {
                         upload = Err(self.lost(&lost));
                     }
