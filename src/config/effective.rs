@@ -67,7 +67,7 @@ impl Config {
         self::delivery(&mut page, delivery);
         self::spool(&mut page, spool);
         match notices {
-            None => page.remark("[notices] is absent: nobody is told, but log and metrics"),
+            None => page.remark("[notices] is absent: only log and metrics tell"),
             Some(notices) => self::notices(&mut page, notices),
         }
         page.section("[admin]");
