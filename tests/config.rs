@@ -114,8 +114,22 @@ token = { file = "token" }
 rewrite = "keep"
 
 [delivery]
-mode = "stream"
+mode = "spool"
 device_patience = "15s"
+replay_memory = "1MiB"
+replay_memory_total = "8MiB"
+
+[spool]
+directory = "kept"
+max_size = "20GiB"
+expire = "1h"
+held_expire = "30d"
+retry = "90s,10m"
+keep_failed = "0s"
+
+[notices]
+to = "helpdesk@example.com"
+smtp = "mx.example.com:25"
 
 [admin]
 address = ""
@@ -202,7 +216,27 @@ fn defaults_are_those_of_the_interface() {
         config.log,
         Log { format: LogFormat::Text, level: "info".into(), transcripts: Transcripts::Failed }
     );
-    assert_eq!(config.delivery, Delivery { device_patience: seconds(20) });
+    assert_eq!(
+        config.delivery,
+        Delivery {
+            mode: DeliveryMode::StreamThenSpool,
+            device_patience: seconds(20),
+            replay_memory: 32 << 20,
+            replay_memory_total: 256 << 20
+        }
+    );
+    assert_eq!(
+        config.spool,
+        Spool {
+            directory: "/var/lib/smtp-uplift/spool".into(),
+            max_size: 10 << 30,
+            expire: seconds(48 * 3600),
+            held_expire: seconds(14 * 24 * 3600),
+            retry: [1, 2, 5, 10, 15, 30].map(|minutes| seconds(60 * minutes)).to_vec(),
+            keep_failed: seconds(14 * 24 * 3600)
+        }
+    );
+    assert_eq!(config.notices, None);
     assert_eq!(
         config.listeners,
         [Listener {
@@ -308,7 +342,28 @@ fn everything_said() {
     assert_eq!(config.mailbox.username, "scanner@example.onmicrosoft.com");
     let MailboxAuth::XOAuth2 { token } = &config.mailbox.auth else { panic!("xoauth2") };
     assert_eq!(token.path().unwrap().file_name().unwrap(), "token");
-    assert_eq!(config.delivery.device_patience, seconds(15));
+    assert_eq!(
+        config.delivery,
+        Delivery {
+            mode: DeliveryMode::Spool,
+            device_patience: seconds(15),
+            replay_memory: 1 << 20,
+            replay_memory_total: 8 << 20
+        }
+    );
+    assert_eq!(
+        config.spool,
+        Spool {
+            directory: config.state_dir.join("kept"),
+            max_size: 20 << 30,
+            expire: seconds(3600),
+            held_expire: seconds(30 * 24 * 3600),
+            retry: vec![seconds(90), seconds(600)],
+            keep_failed: seconds(0)
+        }
+    );
+    let way = NoticeWay::Smtp { host: "mx.example.com".into(), port: 25 };
+    assert_eq!(config.notices, Some(Notices { to: "helpdesk@example.com".into(), way }));
     assert!(config.admin.is_none());
     assert_eq!(
         config.log,
@@ -330,6 +385,44 @@ fn paths_start_at_the_folder_of_the_file() {
     let text = format!("state_dir = \"var\"\n{}", MINIMAL.replace("{ file = \"pw\" }", "\"x\""));
     let loaded = config::parse(&text, Path::new("smtp-uplift.toml")).unwrap();
     assert_eq!(loaded.config.state_dir, PathBuf::from("var"));
+}
+
+/// The spool is the relay's alone, and so it lies where the relay's other belongings do.
+#[test]
+fn the_spool_starts_at_the_state_directory() {
+    for (directory, whole) in
+        [("deep/spool", "/srv/relay/deep/spool"), ("/mnt/spool", "/mnt/spool")]
+    {
+        let text = with(
+            "state_dir = \"/srv/relay\"",
+            "",
+            "",
+            &format!("[spool]\ndirectory = \"{directory}\""),
+        );
+        assert_eq!(accepted(&text).config.spool.directory, Path::new(whole));
+    }
+}
+
+#[test]
+fn ways_of_notices() {
+    let way = |line: &str| {
+        let text = with("", "", "", &format!("[notices]\nto = \"it@example.com\"\n{line}"));
+        accepted(&text).config.notices.unwrap().way
+    };
+    let smtp = |host: &str, port| NoticeWay::Smtp { host: host.into(), port };
+    assert_eq!(way(""), NoticeWay::Mailbox);
+    assert_eq!(way("smtp = \"10.1.2.3:2525\""), smtp("10.1.2.3", 2525));
+    assert_eq!(way("smtp = \"[fd00::25]:25\""), smtp("fd00::25", 25));
+    let command =
+        |words: &[&str]| NoticeWay::Command(words.iter().map(|it| (*it).into()).collect());
+    assert_eq!(way("command = [\"logger\", \"-t\", \"\"]"), command(&["logger", "-t", ""]));
+    assert_eq!(way("command = [\"/bin/sh\"]"), command(&["/bin/sh"]));
+    // A program of the configuration's folder.
+    let folder = folder();
+    set_mode(&folder.path().join("pw"), 0o700);
+    let text = with("", "", "", "[notices]\nto = \"it@example.com\"\ncommand = [\"./pw\"]");
+    let notices = parse_in(&folder, &text).unwrap().config.notices.unwrap();
+    assert_eq!(notices.way, command(&[folder.path().join("./pw").to_str().unwrap()]));
 }
 
 #[test]
@@ -394,6 +487,8 @@ fn warnings() {
         (MINIMAL.replace("office.test", "example.com"), 6, "mailbox.address", "scanner@example.com is a placeholder"),
         (MINIMAL.replace("office.test", "mail.EXAMPLE.net"), 6, "mailbox.address", "scanner@mail.EXAMPLE.net is a placeholder"),
         (MINIMAL.replace("office.test", "office.example"), 6, "mailbox.address", "scanner@office.example is a placeholder"),
+        (with("", "", "", "[delivery]\nreplay_memory_total = \"1MiB\""), 11, "delivery.replay_memory_total", "all messages together have less memory than a single one may have"),
+        (with("", "", "", "[delivery]\nreplay_memory = \"1GiB\""), 11, "delivery.replay_memory", "all messages together have less memory than a single one may have"),
         (with("", "allow = [\"0.0.0.0/0\"]", "", ""), 5, "listener.allow", "everybody who reaches this port can send as your mailbox"),
     ] {
         let warnings = accepted(&text).warnings;
@@ -512,7 +607,7 @@ fn places_need_nothing_else_to_be_right() {
     assert_eq!(
         places(
             "hostname = 3\nnonsense = true\nstate_dir = \"state\"\n[tls]\ncertificate = \"a.crt\"\nprivate_key = \"a.key\"\n\
-             [auth]\nusers_file = \"users.txt\"\n[admin]\naddress = \"\"\ntoken = \"x\"\n[[mailbox]]\npassword = { file = \"none\" }\n"
+             [auth]\nusers_file = \"users.txt\"\n[spool]\ndirectory = \"kept\"\nexpire = 3\n[admin]\naddress = \"\"\ntoken = \"x\"\n[[mailbox]]\npassword = { file = \"none\" }\n"
         )
         .unwrap(),
         Places {
@@ -522,11 +617,13 @@ fn places_need_nothing_else_to_be_right() {
                 private_key: whole("a.key")
             }),
             users_file: Some(whole("users.txt")),
+            spool: whole("state/kept"),
             admin: None,
         }
     );
-    let Places { state_dir, certificate, users_file, admin } = places("").unwrap();
+    let Places { state_dir, certificate, users_file, spool, admin } = places("").unwrap();
     assert_eq!((certificate, users_file), (None, None));
+    assert_eq!(spool, Path::new("/var/lib/smtp-uplift/spool"));
     assert_eq!(
         (state_dir.to_str(), admin),
         (Some("/var/lib/smtp-uplift"), "127.0.0.1:9525".parse().ok())

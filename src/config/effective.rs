@@ -13,7 +13,7 @@ use toml::Value;
 
 use super::{
     Admin, CertificateFiles, Config, Delivery, Limits, Listener, Log, Mailbox, MailboxAuth,
-    Smarthost, word::Word as _,
+    NoticeWay, Notices, Smarthost, Spool, word::Word as _,
 };
 
 impl Config {
@@ -33,8 +33,8 @@ impl Config {
             smarthost,
             mailbox,
             delivery,
-            spool: _,
-            notices: _,
+            spool,
+            notices,
             admin,
             log,
         } = self;
@@ -64,10 +64,12 @@ impl Config {
         // What has no field yet has one value that is taken; later defaults may differ.
         page.section("[sender]");
         page.text("rewrite", "keep");
-        let Delivery { device_patience, .. } = delivery;
-        page.section("[delivery]");
-        page.text("mode", "stream");
-        page.duration("device_patience", *device_patience);
+        self::delivery(&mut page, delivery);
+        self::spool(&mut page, spool);
+        match notices {
+            None => page.remark("[notices] is absent: only log and metrics tell"),
+            Some(notices) => self::notices(&mut page, notices),
+        }
         page.section("[admin]");
         match admin {
             None => page.text("address", ""),
@@ -181,6 +183,54 @@ fn mailbox(page: &mut Page, mailbox: &Mailbox) {
         page.section("[mailbox.oauth]");
         page.bare("token", token.to_toml());
     }
+}
+
+fn delivery(page: &mut Page, delivery: &Delivery) {
+    let Delivery { mode, device_patience, replay_memory, replay_memory_total } = delivery;
+    page.section("[delivery]");
+    page.text("mode", mode.word());
+    page.duration("device_patience", *device_patience);
+    page.text("replay_memory", &size(*replay_memory));
+    page.text("replay_memory_total", &size(*replay_memory_total));
+}
+
+fn spool(page: &mut Page, spool: &Spool) {
+    let Spool { directory, max_size, expire, held_expire, retry, keep_failed } = spool;
+    page.section("[spool]");
+    page.path("directory", directory);
+    page.text("max_size", &size(*max_size));
+    page.duration("expire", *expire);
+    page.duration("held_expire", *held_expire);
+    let retry: Vec<_> =
+        retry.iter().map(|wait| humantime::format_duration(*wait).to_string()).collect();
+    page.text("retry", &retry.join(", "));
+    page.duration("keep_failed", *keep_failed);
+}
+
+fn notices(page: &mut Page, notices: &Notices) {
+    let Notices { to, way } = notices;
+    page.section("[notices]");
+    page.text("to", to);
+    match way {
+        NoticeWay::Mailbox => {}
+        // An IPv6 address has colons of its own.
+        NoticeWay::Smtp { host, port } if host.contains(':') => {
+            page.text("smtp", &format!("[{host}]:{port}"));
+        }
+        NoticeWay::Smtp { host, port } => page.text("smtp", &format!("{host}:{port}")),
+        NoticeWay::Command(command) => page.list("command", &command_line(command)),
+    }
+}
+
+/// A program that is not searched for in `$PATH` is a path, and paths are absolute.
+fn command_line(command: &[String]) -> Vec<String> {
+    let mut command = command.to_vec();
+    if let Some(program) = command.first_mut().filter(|program| program.contains('/'))
+        && let Ok(absolute) = path::absolute(&*program)
+    {
+        *program = absolute.to_string_lossy().into_owned();
+    }
+    command
 }
 
 /// The text as it grows.

@@ -102,6 +102,8 @@ pub struct Places {
     pub certificate: Option<CertificateFiles>,
     /// The logins of devices.
     pub users_file: Option<PathBuf>,
+    /// The folder of the spool.
+    pub spool: PathBuf,
     /// Metrics, health and console; `None` if switched off.
     pub admin: Option<SocketAddr>,
 }

@@ -5,6 +5,7 @@
 
 mod listener;
 mod mailbox;
+mod spool;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -15,7 +16,7 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    Admin, CertificateFiles, Config, Delivery, Limits, Log, Places, Smarthost, SmarthostTls,
+    Admin, CertificateFiles, Config, Limits, Log, Places, Smarthost, SmarthostTls,
     file::open_mode,
     raw::{Complaint, LATER, Table},
     secrets::secret,
@@ -50,16 +51,14 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     let smarthost = smarthost(root.section_or_empty("smarthost"));
     let mailbox = mailbox::mailbox(&mut root, &smarthost.host);
     sender(root.section_or_empty("sender"));
-    let delivery = delivery(root.section_or_empty("delivery"));
+    let delivery = spool::delivery(root.section_or_empty("delivery"));
+    let spool = spool::spool(root.section_or_empty("spool"), &state_dir);
+    let notices = root.section("notices").and_then(spool::notices);
     let log = log(root.section_or_empty("log"));
-    for section in ["device", "spool", "notices"] {
-        root.not_yet(section);
-    }
+    root.not_yet("device");
     root.finish();
     Some(Config {
         hostname: hostname?,
-        spool: spool(&state_dir),
-        notices: None,
         state_dir,
         drain_timeout,
         received: received.unwrap_or_default(),
@@ -70,6 +69,8 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
         smarthost,
         mailbox: mailbox?,
         delivery,
+        spool,
+        notices,
         admin,
         log,
     })
@@ -81,8 +82,10 @@ pub(super) fn places(mut root: Table<'_>) -> Places {
         let certificate = tls.path("certificate", CERTIFICATE)?;
         Some(CertificateFiles { certificate, private_key: tls.path("private_key", KEY)? })
     });
+    let state_dir = state_dir(&mut root);
     Places {
-        state_dir: state_dir(&mut root),
+        spool: spool::directory(&mut root.section_or_empty("spool"), &state_dir),
+        state_dir,
         certificate,
         users_file: root.section_or_empty("auth").path("users_file", USERS),
         admin: admin_address(&mut root.section_or_empty("admin")),
@@ -210,36 +213,6 @@ fn is_loopback(host: &str) -> bool {
 fn sender(mut table: Table<'_>) {
     table.word("rewrite", &[("keep", Ok(())), ("mailbox", Err(LATER))]);
     table.finish();
-}
-
-fn delivery(mut table: Table<'_>) -> Delivery {
-    const NO_SPOOL: &str = "needs the spool, which this version does not have yet";
-    table.word(
-        "mode",
-        &[("stream", Ok(())), ("stream-then-spool", Err(NO_SPOOL)), ("spool", Err(NO_SPOOL))],
-    );
-    let device_patience =
-        table.duration("device_patience", Duration::from_secs(20), TICK..=Duration::from_secs(600));
-    table.not_yet("replay_memory");
-    table.not_yet("replay_memory_total");
-    table.finish();
-    Delivery {
-        mode: super::DeliveryMode::Stream,
-        device_patience,
-        replay_memory: ByteSize::mib(32).as_u64(),
-        replay_memory_total: ByteSize::mib(256).as_u64(),
-    }
-}
-
-fn spool(state_dir: &std::path::Path) -> super::Spool {
-    super::Spool {
-        directory: state_dir.join("spool"),
-        max_size: ByteSize::gib(10).as_u64(),
-        expire: 2 * DAY,
-        held_expire: 14 * DAY,
-        retry: [1, 2, 5, 10, 15, 30].map(|minutes| Duration::from_secs(60 * minutes)).to_vec(),
-        keep_failed: 14 * DAY,
-    }
 }
 
 fn admin(mut table: Table<'_>) -> Option<Admin> {

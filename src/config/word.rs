@@ -1,6 +1,9 @@
 //! Settings that are one of several words: read and written back by the same list.
 
-use super::{LogFormat, ReceivedDetail, SmarthostTls, TlsBackend, TlsMin, Transcripts, raw::Table};
+use super::{
+    DeliveryMode, LogFormat, ReceivedDetail, SmarthostTls, TlsBackend, TlsMin, Transcripts,
+    raw::Table,
+};
 use crate::{
     policy::{DeviceAuth, ListenerTls, TlsProfile},
     proto::limits::LineEndings,
@@ -75,6 +78,14 @@ impl Word for TlsMin {
 impl Word for TlsBackend {
     const WORDS: &'static [(&'static str, Self)] =
         &[("rustls", Self::Rustls), ("native", Self::Native)];
+}
+
+impl Word for DeliveryMode {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("stream", Self::Stream),
+        ("stream-then-spool", Self::StreamThenSpool),
+        ("spool", Self::Spool),
+    ];
 }
 
 impl Word for LogFormat {

@@ -58,7 +58,7 @@ fn what_it_writes() {
     insta::assert_snapshot!(changed.join("\n"), @r#"
     # Change what is marked with <--, then: smtp-uplift check --config smtp-uplift.toml
     hostname = "relay.office.test"            # <-- this machine's name; goes into Received and EHLO
-    state_dir = "state"                       # the self-made certificate lives here, if [tls] names none
+    state_dir = "state"                       # the spool, and the self-made certificate if [tls] names none
     [tls]
     certificate = "relay.crt"
     private_key = "relay.key"

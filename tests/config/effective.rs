@@ -24,6 +24,11 @@ fn it_reads_back_as_it_was() {
     let folder = folder();
     written_back(&folder, MINIMAL);
     written_back(&folder, MAXIMAL);
+    for way in ["", "smtp = \"[::1]:25\"", "command = [\"/bin/sh\", \"-c\", \"\\u0007 \\\" \"]"] {
+        let notices = format!("[notices]\nto = \"it@example.com\"\n{way}");
+        let effective = written_back(&folder, &with("", "", "", &notices));
+        assert!(effective.contains("\n[notices]\nto = \"it@example.com\"\n"), "{effective}");
+    }
 }
 
 #[test]
@@ -37,6 +42,7 @@ fn every_word_reads_back_as_it_was() {
         ("smarthost", "tls", "none starttls implicit"),
         ("smarthost", "tls_min", "1.2 1.3"),
         ("mailbox", "auth", "login plain none"),
+        ("delivery", "mode", "stream stream-then-spool spool"),
         ("log", "format", "text json"),
         ("root", "received", "full no-client"),
     ] {
@@ -75,6 +81,11 @@ fn sizes_and_times_are_exact() {
         let text = with("", "", "", &format!("[limits]\nmessage_size = {given}"));
         let effective = written_back(&folder, &text);
         assert!(effective.contains(&format!("message_size = \"{written}\"\n")), "{effective}");
+    }
+    for (given, written) in [("1m", "1m"), (" 1s,1day ", "1s, 1day"), ("90s, 5m", "1m 30s, 5m")] {
+        let effective =
+            written_back(&folder, &with("", "", "", &format!("[spool]\nretry = \"{given}\"")));
+        assert!(effective.contains(&format!("retry = \"{written}\"\n")), "{effective}");
     }
     for (given, written) in [("0B/s", "0B/s"), ("2048/s", "2KiB/s"), ("1.5KB/s", "1500B/s")] {
         let text = with("", "", "", &format!("[limits]\ndata_min_rate = \"{given}\""));
@@ -136,4 +147,5 @@ fn relative_paths_become_whole() {
     let config = config::parse(&text, Path::new("smtp-uplift.toml")).unwrap().config;
     let here = std::env::current_dir().unwrap().join("state");
     assert!(config.effective().contains(&format!("state_dir = {here:?}\n")));
+    assert!(config.effective().contains(&format!("directory = {:?}\n", here.join("spool"))));
 }

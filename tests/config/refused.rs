@@ -94,11 +94,7 @@ level = "info"
 #[rustfmt::skip] // a table, a row a line
 fn what_this_version_does_not_do_is_refused_with_the_value_to_write() {
     let later = "not in this version yet";
-    let spool = "needs the spool, which this version does not have yet";
     for (root, listener, mailbox, end, key, reason, hint) in [
-        ("", "", "", "delivery.mode = \"spool\"", "delivery.mode", spool, "mode = \"stream\""),
-        ("delivery.mode = \"stream-then-spool\"", "", "", "", "delivery.mode", spool, "mode = \"stream\""),
-        ("delivery.replay_memory = \"32MiB\"", "", "", "", "delivery.replay_memory", later, "remove it"),
         ("", "tls = \"auto\"", "", "", "listener.tls", later, "tls = \"starttls\""),
         ("", "starttls_fallback = \"10m\"", "", "", "listener.starttls_fallback", later, "\"0s\""),
         ("", "proxy_protocol_from = [\"10.0.0.1\"]", "", "", "listener.proxy_protocol_from", later, "= []"),
@@ -119,11 +115,7 @@ fn what_this_version_does_not_do_is_refused_with_the_value_to_write() {
         ("log.addresses = \"hash\"", "", "", "", "log.addresses", later, "\"full\""),
         ("admin.token = 7", "", "", "", "admin.token", "expected a source of a secret, found an integer", "file = "),
         ("", "", "", "[[device]]\naddress = \"10.1.2.3\"", "device", later, "remove it"),
-        ("", "", "", "[spool]\nexpire = \"48h\"", "spool", later, "remove it"),
-        ("", "", "", "[notices]\nto = \"it@example.com\"", "notices", later, "remove it"),
     ] {
-        // A dotted key after [[mailbox]] would be one of the mailbox.
-        let (root, end) = if end.starts_with("delivery.") { (end, "") } else { (root, end) };
         let problems = refused(&with(root, listener, mailbox, end));
         assert_eq!(problems.len(), 1, "{problems:#?}");
         let problem = &problems[0];
@@ -185,6 +177,47 @@ fn listeners_and_mailboxes_that_make_no_sense() {
         ("", "", "[limits]\nmessage_size = 1_0\u{7}", "limits.message_size: \"10\\u{7}\" is not a size"),
     ] {
         let problems = refused(&with("", listener, mailbox, end));
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(problems[0].contains(wanted), "{wanted} in {}", problems[0]);
+    }
+}
+
+#[test]
+#[rustfmt::skip] // a table, a row a line
+fn what_is_kept_and_who_is_told() {
+    for (end, wanted) in [
+        ("[delivery]\nmode = \"spol\"", "11: delivery.mode: \"spol\" is not one of stream, stream-then-spool, spool; did you mean \"spool\"?"),
+        ("[delivery]\nreplay_memory = \"much\"", "11: delivery.replay_memory: \"much\" is not a size; for example replay_memory = \"32MiB\""),
+        ("[spool]\ndirectory = \"\"", "11: spool.directory: it is empty; for example directory = \"spool\""),
+        ("[spool]\nmax_size = 0", "11: spool.max_size: 0B is not between 1B and 1PiB; for example max_size = \"10GiB\""),
+        ("[spool]\nexpire = \"0s\"", "11: spool.expire: \"0s\" is not between 1s and 1year 18h; for example expire = \"2days\""),
+        ("[spool]\nheld_expire = \"2 years\"", "11: spool.held_expire: \"2 years\" is not between 1s and "),
+        ("[spool]\nkeep_failed = 14", "11: spool.keep_failed: expected a duration in quotes, found an integer"),
+        ("[spool]\nretry = \" \"", "11: spool.retry: there is no wait in it; for example retry = \"1m, 2m, 5m, 10m, 15m, 30m\""),
+        ("[spool]\nretry = \"1m, soon\"", "11: spool.retry: \"soon\" is not a duration; "),
+        ("[spool]\nretry = \"1m,,2m\"", "11: spool.retry: \"\" is not a duration; "),
+        ("[spool]\nretry = \"1m, 999ms\"", "11: spool.retry: \"999ms\" is not between 1s and 1day; "),
+        ("[spool]\nretry = \"25h\"", "11: spool.retry: \"25h\" is not between 1s and 1day; "),
+        ("[spool]\nretry = [\"1m\"]", "11: spool.retry: expected durations in quotes, found a list; "),
+        ("[spool]\nexpires = \"1h\"", "11: spool.expires: unknown key; did you mean expire?"),
+        ("[notices]", "10: notices.to: missing; for example to = \"it-helpdesk@example.com\""),
+        ("[notices]\nto = \"helpdesk\"", "11: notices.to: \"helpdesk\" is not an address: the address has no domain; "),
+        ("[notices]\nto = \"a@example.com, b@example.com\"", "11: notices.to: "),
+        ("[notices]\nto = \"a@b\"\nsmtp = \"mx.example.com\"", "12: notices.smtp: \"mx.example.com\" is not a server with a port; for example smtp = \"mx.example.com:25\""),
+        ("[notices]\nto = \"a@b\"\nsmtp = \"::1:25\"", "12: notices.smtp: \"::1:25\" is not a server with a port; "),
+        ("[notices]\nto = \"a@b\"\nsmtp = \"[mx]:25\"", "12: notices.smtp: "),
+        ("[notices]\nto = \"a@b\"\nsmtp = \"mx:0\"", "12: notices.smtp: "),
+        ("[notices]\nto = \"a@b\"\ncommand = []", "12: notices.command: it names no program; for example command = ["),
+        ("[notices]\nto = \"a@b\"\ncommand = [\" \", \"-v\"]", "12: notices.command: it names no program; "),
+        ("[notices]\nto = \"a@b\"\ncommand = \"mail\"", "12: notices.command: expected a list, found a string; "),
+        ("[notices]\nto = \"a@b\"\ncommand = [\"mail\", 1]", "12: notices.command: expected a string, found an integer; "),
+        ("[notices]\nto = \"a@b\"\ncommand = [\"mail\", \"\\u0000\"]", "12: notices.command: it has a NUL, which no program can be given; "),
+        ("[notices]\nto = \"a@b\"\ncommand = [\"/nowhere/notify\"]", "12: notices.command: /nowhere/notify cannot be run: No such file or directory"),
+        ("[notices]\nto = \"a@b\"\ncommand = [\"./pw\"]", "cannot be run: nobody may execute it; relative paths start at "),
+        ("[notices]\nto = \"a@b\"\ncommand = [\"/\"]", "12: notices.command: / cannot be run: it is not a file; "),
+        ("[notices]\nto = \"a@b\"\nsmtp = \"mx:25\"\ncommand = [\"mail\"]", "13: notices.command: notices go by smtp already; remove one of the two"),
+    ] {
+        let problems = refused(&with("", "", "", end));
         assert_eq!(problems.len(), 1, "{problems:#?}");
         assert!(problems[0].contains(wanted), "{wanted} in {}", problems[0]);
     }
@@ -270,7 +303,7 @@ fn any_cut_and_any_swap_of_a_good_file_is_an_answer() {
         let _ = parse_in(&folder, &MINIMAL[cut..]);
     }
     let values = ["1", "-1", "1.5", "inf", "true", "\"\"", "\"/\"", "[]", "[1, [2]]", "{}", "{ a = 1 }", "1979-05-27"];
-    let keys = ["hostname", "state_dir", "drain_timeout", "received", "listener", "tls", "limits", "auth", "smarthost", "mailbox", "sender", "delivery", "admin", "log", "limits.message_size", "limits.data_min_rate", "limits.messages_per_device", "limits.recipients", "smarthost.host", "smarthost.ca_file", "admin.address", "log.level", "tls.certificate"];
+    let keys = ["hostname", "state_dir", "drain_timeout", "received", "listener", "tls", "limits", "auth", "smarthost", "mailbox", "sender", "delivery", "spool", "notices", "delivery.replay_memory", "spool.directory", "spool.retry", "notices.to", "notices.smtp", "notices.command", "admin", "log", "limits.message_size", "limits.data_min_rate", "limits.messages_per_device", "limits.recipients", "smarthost.host", "smarthost.ca_file", "admin.address", "log.level", "tls.certificate"];
     for key in keys {
         for value in values {
             let _ = parse_in(&folder, &format!("{key} = {value}\n{MINIMAL}"));
