@@ -24,7 +24,7 @@ use super::{
 };
 
 /// Where in a connection a reply of the smarthost came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// The greeting.
     Connect,

@@ -17,6 +17,7 @@ use crate::{
         connection::{Lost, OpenError},
         pool::LeaseError,
     },
+    spool::queue::QueueError,
 };
 
 /// Longest text of the smarthost that is passed on, in characters.
@@ -29,6 +30,20 @@ pub fn accepted(id: &str, verdict: &Reply) -> Reply {
         Enhanced(2, 0, 0),
         format!("ok, id {id}; smarthost: {} {}", verdict.code, presentable(&verdict.text())),
     )
+}
+
+/// The dot's answer when the spool has the message on disk.
+pub fn queued(id: &str) -> Reply {
+    Reply::new(250, Enhanced(2, 0, 0), format!("queued, id {id}"))
+}
+
+/// The spool takes no message (RFC 5321 section 4.2.3, RFC 3463 X.3.1).
+pub fn no_room(error: &QueueError) -> Reply {
+    let what = match error {
+        QueueError::Full(_) => "the relay's spool is full",
+        QueueError::Broken(_) => "the relay's spool cannot be written",
+    };
+    Reply::new(452, Enhanced(4, 3, 1), format!("{what}; try again later"))
 }
 
 /// A recipient's answer when the smarthost takes it.

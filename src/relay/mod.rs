@@ -1,11 +1,26 @@
 //! One device's session, from its greeting to its end, and what goes up to the smarthost meanwhile.
 //!
-//! [`session`] drives the protocol, [`transaction`] is the way of one message to the smarthost, [`pace`]
-//! tells a slow device from a stalled one, [`answer`] alone turns what went wrong into a reply.
+//! [`session`] drives the protocol, [`transaction`] is what a device has begun, [`pace`] tells a slow device from a
+//! stalled one, [`answer`] alone turns what went wrong into a reply.
+//!
+//! Where the relay keeps messages: [`replay`] has the data, [`attempt`] is one try to hand them on, [`course`] and
+//! [`aftermath`] say what follows from it, [`acceptance`] answers the device's dot, [`delivery`] empties the spool,
+//! [`stops`] knows what waits for somebody to change a setting, [`notice`] and [`notifier`] tell people,
+//! and [`keeper`] has what they share.
 
+pub mod acceptance;
+pub mod aftermath;
 pub mod answer;
+pub mod attempt;
+pub mod course;
+pub mod delivery;
+pub mod keeper;
+pub mod notice;
+pub mod notifier;
 pub mod pace;
+pub mod replay;
 pub mod session;
+pub mod stops;
 pub mod transaction;
 
 use std::{sync::Arc, time::Duration};
@@ -13,6 +28,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::keeper::Keeper;
 use crate::{
     auth::accounts::Accounts,
     config::{Delivery, Limits, Listener, ReceivedDetail},
@@ -39,6 +55,8 @@ pub struct Relay {
     pub logins: Semaphore,
     /// The connections to the smarthost.
     pub pool: Arc<Pool>,
+    /// What keeps messages; `None` where every answer is the smarthost's own.
+    pub keeper: Option<Arc<Keeper>>,
     /// What is counted.
     pub metrics: Metrics,
     /// What was said.

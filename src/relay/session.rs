@@ -1,7 +1,8 @@
 //! Drives one device's session: reads what it sends, asks [`proto::session`](crate::proto::session) what it
-//! means, does it, and answers. `data` has what begins with DATA.
+//! means, does it, and answers. `data` and `keep` have what begins with DATA.
 
 mod data;
+mod keep;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -183,9 +184,14 @@ impl Driver {
             transcript: self.transcript.clone(),
         };
         let id = format!("{}.{}", self.id, self.count);
-        self.transaction = Some(Transaction::new(id, envelope, origin));
-        let reply = self.session.mail_accepted(path, params);
-        self.say(&reply).await
+        match Transaction::new(id, envelope, origin) {
+            Ok(transaction) => {
+                self.transaction = Some(transaction);
+                let reply = self.session.mail_accepted(path, params);
+                self.say(&reply).await
+            }
+            Err(reply) => self.say(&reply).await,
+        }
     }
 
     async fn rcpt(&mut self, path: ForwardPath) -> Result<(), SessionOutcome> {

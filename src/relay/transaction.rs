@@ -1,12 +1,13 @@
-//! The way of one message to the smarthost, in `stream` mode: a connection is leased at the first recipient,
-//! and every verdict is the smarthost's own.
+//! A device's transaction. In `stream` mode a connection is leased at the first recipient, and every verdict is
+//! the smarthost's own; where the relay keeps messages, recipients are taken at once and the data decide.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::{Door, Relay, answer};
+use super::{Door, Relay, answer, attempt};
 use crate::{
+    config::DeliveryMode,
     proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
     smarthost::{
         connection::Lost,
@@ -43,8 +44,10 @@ pub struct Transaction {
     pub bytes: u64,
     /// The dot was sent.
     pub dot_sent: bool,
-    /// Whether the smarthost was asked at all.
-    asked: bool,
+    /// How often the smarthost was asked.
+    pub attempts: u32,
+    /// What its 250 means.
+    pub mode: DeliveryMode,
     /// The last progress: MAIL, or a recipient that was taken.
     moved: Instant,
     upstream: Upstream,
@@ -77,9 +80,21 @@ enum Upstream {
 }
 
 impl Transaction {
-    /// A transaction whose MAIL was answered.
-    pub fn new(id: String, envelope: Envelope, origin: Origin) -> Self {
-        Self {
+    /// A transaction that MAIL begins; an error is what the device hears instead.
+    pub fn new(id: String, envelope: Envelope, origin: Origin) -> Result<Self, Reply> {
+        let mut mode = origin.relay.delivery.mode;
+        if let Some(keeper) = &origin.relay.keeper
+            && mode != DeliveryMode::Stream
+            && let Err(error) = (keeper.room)(envelope.params.size.unwrap_or(0))
+        {
+            if mode == DeliveryMode::Spool {
+                tracing::error!(id, %error, "no message can be kept");
+                return Err(answer::no_room(&error));
+            }
+            tracing::warn!(id, %error, "no message can be kept: this one goes through or is refused");
+            mode = DeliveryMode::Stream;
+        }
+        Ok(Self {
             envelope,
             id,
             began: Instant::now(),
@@ -89,12 +104,34 @@ impl Transaction {
             rule: String::new(),
             bytes: 0,
             dot_sent: false,
-            asked: false,
+            attempts: 0,
+            mode,
             moved: Instant::now(),
             upstream: Upstream::Unasked,
             origin,
             recorded: false,
-        }
+        })
+    }
+
+    /// Where what is said is written down.
+    pub fn transcript(&self) -> &Transcript {
+        &self.origin.transcript
+    }
+
+    /// The device, as logs name it.
+    pub fn device(&self) -> String {
+        self.origin.peer.to_string()
+    }
+
+    /// The listener's name.
+    pub fn listener(&self) -> &str {
+        &self.origin.door.listener.name
+    }
+
+    /// The smarthost has said this, and a rule knew it.
+    pub fn heard(&mut self, reply: Reply, rule: &str) {
+        self.reply = Some(reply);
+        self.rule = rule.to_owned();
     }
 
     /// How long ago it moved, if a connection is held for it.
@@ -107,8 +144,12 @@ impl Transaction {
         self.close(answer::stalled());
     }
 
-    /// Asks the smarthost about a recipient; returns what the device hears, positive if it was taken.
+    /// Takes a recipient, or asks the smarthost about it; returns what the device hears, positive if it was taken.
     pub async fn rcpt(&mut self, recipient: ForwardPath) -> Reply {
+        if self.mode != DeliveryMode::Stream {
+            self.envelope.recipients.push(recipient);
+            return answer::recipient_accepted();
+        }
         let patience = self.origin.relay.delivery.device_patience;
         let asked = match std::mem::replace(&mut self.upstream, Upstream::Unasked) {
             Upstream::Closed(reply) => return self.close(reply),
@@ -170,7 +211,8 @@ impl Transaction {
         if std::mem::replace(&mut self.recorded, true) {
             return;
         }
-        let Origin { relay, door, peer, tls, transcript } = &self.origin;
+        let device = self.device();
+        let Origin { relay, door, tls, transcript, .. } = &self.origin;
         transcript.say(Voice::Note, format_args!("message {}: {}", self.id, disposition.as_str()));
         // Who gives up before the data has not failed.
         let failed = disposition != Disposition::Relayed
@@ -182,11 +224,11 @@ impl Transaction {
         // A refusal of ours says more than the smarthost's last yes.
         let theirs = self.reply.as_ref();
         let reply = theirs.filter(|reply| !reply.code.is_positive() || relayed).or(ours);
-        let host = if self.asked { relay.pool.host() } else { "" };
+        let host = if self.attempts > 0 { relay.pool.host() } else { "" };
         let message_id = theirs.filter(|_| relayed).and_then(answer::message_id);
         Record {
             id: &self.id,
-            device: &peer.to_string(),
+            device: &device,
             listener: &door.listener.name,
             tls: &tls.as_ref().map_or_else(|| "plain".to_owned(), ToString::to_string),
             mailbox: relay.pool.mailbox(),
@@ -200,6 +242,7 @@ impl Transaction {
             upstream: &message_id.map_or_else(|| host.to_owned(), |id| format!("{host} {id}")),
             wait: self.waited,
             relay: took,
+            attempts: self.attempts,
             faults,
         }
         .write();
@@ -215,7 +258,7 @@ impl Transaction {
                 Ok(begun) => return Ok(begun),
                 // The smarthost ended a connection that was kept from an earlier message just when it was
                 // taken up again. Nothing was sent yet, so the next one may try.
-                Err(error) if kept && connection_is_over(&error) => {
+                Err(error) if kept && attempt::is_over(&error) => {
                     tracing::debug!(?error, "a kept connection was over");
                 }
                 Err(error) => return Err(self.step(error)),
@@ -225,7 +268,7 @@ impl Transaction {
 
     async fn lease(&mut self, relay: &Relay) -> Result<Lease, Reply> {
         let began = Instant::now();
-        self.asked = true;
+        self.attempts = 1;
         let lease = relay.pool.lease(relay.lease_wait).await;
         self.waited += began.elapsed();
         match lease {
@@ -281,12 +324,5 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         let disposition = if self.dot_sent { Disposition::Unknown } else { Disposition::Aborted };
         self.record(disposition, None, "");
-    }
-}
-
-fn connection_is_over(error: &StepError) -> bool {
-    match error {
-        StepError::Lost(_) | StepError::Refused(Stage::Rset, _) => true,
-        StepError::Refused(_, reply) => reply.code.get() == 421,
     }
 }

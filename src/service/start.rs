@@ -129,6 +129,7 @@ impl Service {
                 accounts,
                 logins: Semaphore::new(2),
                 pool: Arc::clone(&pool),
+                keeper: None,
                 metrics: metrics.clone(),
                 transcripts: Arc::clone(&transcripts),
                 drain: drain.clone(),

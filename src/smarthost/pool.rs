@@ -216,6 +216,11 @@ impl Pool {
         &self.target.smarthost.host
     }
 
+    /// The most connections that there may be.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
     /// What the smarthost offered when it was last seen.
     pub fn offer(&self) -> SmarthostOffer {
         *self.offer.lock().unwrap_or_else(PoisonError::into_inner)

@@ -263,6 +263,8 @@ pub struct Leased {
     pub hold: Option<Hold>,
     /// What happened last.
     pub reason: String,
+    /// The rule that knew it.
+    pub rule: String,
     /// Attempts so far.
     pub attempts: u32,
     /// How often it may have been sent.

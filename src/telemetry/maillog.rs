@@ -52,6 +52,8 @@ pub struct Record<'a> {
     pub wait: Duration,
     /// From MAIL to the last answer.
     pub relay: Duration,
+    /// How often the smarthost was asked for this message.
+    pub attempts: u32,
     /// What was mended in the data.
     pub faults: &'a str,
 }
@@ -97,7 +99,7 @@ impl Record<'_> {
             upstream = self.upstream,
             wait_ms = self.wait.as_millis() as u64,
             relay_ms = self.relay.as_millis() as u64,
-            attempts = u8::from(!self.upstream.is_empty()),
+            attempts = self.attempts,
             faults = self.faults,
             "message"
         );

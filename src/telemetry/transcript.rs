@@ -170,6 +170,11 @@ impl Transcript {
         self.say(Voice::Device, said);
     }
 
+    /// All that was said, a line each.
+    pub fn text(&self) -> String {
+        self.lines().unwrap_or_default().join("\n")
+    }
+
     fn lines(&self) -> Option<Vec<String>> {
         let dialogue = self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let left_out = (dialogue.forgotten > 0)

@@ -1,6 +1,4 @@
-//! From DATA to the answer to the final dot.
-
-use std::time::Duration;
+//! From DATA to the answer to the final dot, where every verdict is the smarthost's own; `keep` is the other way.
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -9,10 +7,11 @@ use tokio::{io::AsyncReadExt as _, time::Instant};
 use super::Driver;
 use crate::{
     codec::{data::DataFault, server::ServerItem},
-    config::ReceivedDetail,
+    config::{DeliveryMode, ReceivedDetail},
     proto::{client::Stage, path::ForwardPath, reply::Reply, session::too_large, trace::Received},
     relay::{
         answer,
+        attempt::VERDICT,
         pace::{self, Pace, Progress},
     },
     smarthost::{
@@ -26,21 +25,29 @@ use crate::{
     },
 };
 
-/// How long the smarthost may think about the final dot (RFC 5321 section 4.5.3.2.6).
-const VERDICT: Duration = Duration::from_secs(600);
-
 /// Mail data that were read up to their dot.
 struct Streamed {
     /// What went up and waits for its dot, or what the device hears instead.
     upload: Result<DataTransfer, Reply>,
+    ended: Ended,
+}
+
+/// Mail data that have come to their dot.
+pub(super) struct Ended {
     /// Octets, stuffed dots not counted.
-    size: u64,
-    mended: Option<DataFault>,
+    pub(super) size: u64,
+    /// What was mended first.
+    pub(super) mended: Option<DataFault>,
 }
 
 impl Driver {
     pub(super) async fn data(&mut self) -> Result<(), SessionOutcome> {
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        if transaction.mode != DeliveryMode::Stream
+            && let Some(keeper) = self.relay.keeper.clone()
+        {
+            return self.keep(keeper).await;
+        }
         let transfer = match transaction.data(self.relay.delivery.device_patience).await {
             Ok(transfer) => transfer,
             Err(reply) => {
@@ -53,18 +60,39 @@ impl Driver {
                 return said;
             }
         };
-        self.framed.codec_mut().start_data(self.door.listener.line_endings);
-        self.say(&Reply::new(354, None, "start mail input; end with <CRLF>.<CRLF>")).await?;
-        let Streamed { upload, size, mended } = self.stream(transfer).await?;
-        self.session.data_done();
-        self.transcript.say(Voice::Device, format_args!("(mail data, {size} octets)"));
-        let version = self.tls.as_ref().map_or("plain", |tls| tls.version);
-        self.relay.metrics.message_received(&self.door.listener.name, version);
-        let mended = mended.map_or("", |fault| self.fault(device_fault(fault)));
+        self.begin_data().await?;
+        let Streamed { upload, ended } = self.stream(transfer).await?;
+        let mended = self.data_ended(&ended);
         let (disposition, reply) = match upload {
             Ok(transfer) => self.verdict(transfer).await,
             Err(reply) => (Disposition::Refused, reply),
         };
+        self.data_answered(disposition, reply, ended.size, mended).await
+    }
+
+    /// Asks the device for its data.
+    pub(super) async fn begin_data(&mut self) -> Result<(), SessionOutcome> {
+        self.framed.codec_mut().start_data(self.door.listener.line_endings);
+        self.say(&Reply::new(354, None, "start mail input; end with <CRLF>.<CRLF>")).await
+    }
+
+    /// The dot has come. Returns the name of what was mended.
+    pub(super) fn data_ended(&mut self, ended: &Ended) -> &'static str {
+        self.session.data_done();
+        self.transcript.say(Voice::Device, format_args!("(mail data, {} octets)", ended.size));
+        let version = self.tls.as_ref().map_or("plain", |tls| tls.version);
+        self.relay.metrics.message_received(&self.door.listener.name, version);
+        ended.mended.map_or("", |fault| self.fault(device_fault(fault)))
+    }
+
+    /// Ends the transaction, and answers the dot.
+    pub(super) async fn data_answered(
+        &mut self,
+        disposition: Disposition,
+        reply: Reply,
+        size: u64,
+        mended: &'static str,
+    ) -> Result<(), SessionOutcome> {
         // Recorded before it is sent: whatever becomes of the device, this became of the message.
         self.transcript.say(Voice::ToDevice, &reply);
         if let Some(mut transaction) = self.transaction.take() {
@@ -152,7 +180,7 @@ impl Driver {
                     upload = Err(answer::data_fault(fault));
                 }
                 Ok(ServerItem::DataEnd { size, mended }) => {
-                    return Ok(Streamed { upload, size, mended });
+                    return Ok(Streamed { upload, ended: Ended { size, mended } });
                 }
                 // Inside DATA the codec cuts no lines.
                 Ok(ServerItem::Line(_) | ServerItem::LineTooLong)
@@ -184,7 +212,7 @@ impl Driver {
     }
 
     /// The device went away in the middle of its data: without a dot nothing is sent.
-    fn vanished(&mut self) {
+    pub(super) fn vanished(&mut self) {
         let Some(mut transaction) = self.transaction.take() else { return };
         transaction.bytes = self.framed.codec().data_size();
         let after = format_args!("the device vanished after {} octets of data", transaction.bytes);
@@ -192,7 +220,7 @@ impl Driver {
         transaction.record(Disposition::Aborted, None, "");
     }
 
-    fn received(&self) -> String {
+    pub(super) fn received(&self) -> String {
         let hello = self.session.hello();
         let Some(transaction) = &self.transaction else { return String::new() };
         let envelope = &transaction.envelope;
@@ -212,7 +240,7 @@ impl Driver {
     }
 }
 
-fn device_fault(fault: DataFault) -> DeviceFault {
+pub(super) fn device_fault(fault: DataFault) -> DeviceFault {
     match fault {
         DataFault::BareLf => DeviceFault::BareLf,
         DataFault::BareCr => DeviceFault::BareCr,

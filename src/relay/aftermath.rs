@@ -1,0 +1,202 @@
+//! What an attempt means for each recipient, and for the message as a whole. Pure: who stops what, and the time, are
+//! arguments.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{
+    attempt::Outcome,
+    course::{self, Course},
+};
+use crate::{
+    proto::{client::Stage, reply::Reply},
+    smarthost::classify::Verdict,
+    spool::{
+        queue::{Hold, RecipientState, Standing, State},
+        schedule::{self, Trouble},
+    },
+};
+
+/// Attempts in which the servers did not understand each other, after which a person has to look at it.
+const MISUNDERSTANDINGS: u32 = 3;
+
+/// What an attempt means for one recipient.
+#[derive(Clone, Debug)]
+pub struct Fate {
+    /// What follows.
+    pub end: End,
+    /// The smarthost's reply, or what happened.
+    pub said: String,
+    /// The reply, where there was one.
+    pub reply: Option<(Stage, Reply)>,
+    /// What that means.
+    pub verdict: Option<Verdict>,
+}
+
+/// How far a recipient got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The smarthost has taken the message.
+    Delivered,
+    /// The dot was sent and no answer came.
+    MaybeSent,
+    /// Not taken.
+    Not(Course),
+}
+
+/// What becomes of a message.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// At the recipients, in the order of the fates.
+    pub recipients: Vec<(RecipientState, String)>,
+    /// As a whole.
+    pub standing: Standing,
+    /// The fate that decided it, by its place.
+    pub decisive: usize,
+}
+
+/// When and how often a message is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Tries<'a> {
+    /// Attempts so far, this one included.
+    pub count: u32,
+    /// The configured waits.
+    pub waits: &'a [Duration],
+    /// The time.
+    pub now: Timestamp,
+    /// Between 0 and 1.
+    pub chance: f64,
+}
+
+impl Fate {
+    /// The rule that knew the reply, or nothing.
+    pub fn rule(&self) -> &str {
+        self.verdict.as_ref().map_or("", |verdict| verdict.rule.as_str())
+    }
+}
+
+/// What an attempt means for each of `count` recipients; `judge` knows replies, `sender` is the reverse-path used.
+pub fn fates(
+    outcome: &Outcome,
+    count: usize,
+    sender: &str,
+    judge: impl Fn(Stage, &Reply) -> Verdict,
+) -> Vec<Fate> {
+    let refused = |stage: Stage, reply: &Reply| {
+        let verdict = judge(stage, reply);
+        Fate {
+            end: End::Not(course::of_reply(stage, reply, &verdict, sender)),
+            said: reply.to_string(),
+            reply: Some((stage, reply.clone())),
+            verdict: Some(verdict),
+        }
+    };
+    let event = |end: End, said: String| Fate { end, said, reply: None, verdict: None };
+    let by_recipient = |replies: &[Reply], taken: &dyn Fn() -> Fate| {
+        let of = |reply: &Reply| match reply.code.is_positive() {
+            true => taken(),
+            false => refused(Stage::Rcpt, reply),
+        };
+        replies.iter().map(of).collect()
+    };
+    match outcome {
+        Outcome::Answered(replies, reply) => by_recipient(replies, &|| match reply.code.get() {
+            200..300 => Fate {
+                end: End::Delivered,
+                said: reply.to_string(),
+                reply: Some((Stage::Eod, reply.clone())),
+                verdict: None,
+            },
+            300..400 => event(End::MaybeSent, format!("an answer that is none: {reply}")),
+            _ => refused(Stage::Eod, reply),
+        }),
+        Outcome::Unknown(replies, lost) => {
+            by_recipient(replies, &|| event(End::MaybeSent, lost.to_string()))
+        }
+        Outcome::Nobody(replies) => {
+            by_recipient(replies, &|| event(End::Not(Course::Reconnect), "out of step".to_owned()))
+        }
+        Outcome::Refused(stage, reply) => vec![refused(*stage, reply); count],
+        Outcome::Lost(lost) => {
+            vec![event(End::Not(Course::Reconnect), lost.to_string()); count]
+        }
+        Outcome::Unreadable(error) => {
+            let said = format!("the mail data that were kept cannot be read: {error}");
+            vec![event(End::Not(Course::Wait(Trouble::Passing)), said); count]
+        }
+        Outcome::NoLease(error) => {
+            let verdict = error.reply().map(|(stage, reply)| judge(stage, reply));
+            let fate = Fate {
+                end: End::Not(course::of_no_lease(error, verdict.as_ref())),
+                said: error.to_string(),
+                reply: error.reply().map(|(stage, reply)| (stage, reply.clone())),
+                verdict,
+            };
+            vec![fate; count]
+        }
+    }
+}
+
+/// What becomes of the message; `hold` says what holds it where a fate asks for that.
+pub fn plan(fates: &[Fate], tries: Tries<'_>, mut hold: impl FnMut(&Hold, &Fate) -> Hold) -> Plan {
+    let mut recipients = Vec::with_capacity(fates.len());
+    let mut best: Option<(u8, usize, Standing)> = None;
+    let wait = |trouble| {
+        let wait = schedule::wait(trouble, tries.count, tries.waits, tries.chance);
+        tries.now.saturating_add(wait).unwrap_or(tries.now)
+    };
+    let delivered = fates.iter().any(|fate| fate.end == End::Delivered);
+    for (place, fate) in fates.iter().enumerate() {
+        let (rank, state, due, held) = match &fate.end {
+            End::MaybeSent => (0, State::MaybeSent, Some(wait(Trouble::Passing)), None),
+            // The others were taken, so there is room for these in a transaction of their own.
+            End::Not(Course::Wait(_)) if delivered && fate.rule() == "too-many-recipients" => {
+                (1, State::Ready, Some(tries.now), None)
+            }
+            End::Not(Course::Wait(trouble)) => (2, State::Ready, Some(wait(*trouble)), None),
+            // Whatever it is, trying alone does not find it out.
+            End::Not(Course::OneByOne) if tries.count >= MISUNDERSTANDINGS => {
+                (3, State::Held, Some(wait(Trouble::Setting)), Some(Hold::Message))
+            }
+            End::Not(Course::Reconnect | Course::OneByOne) => {
+                (2, State::Ready, Some(wait(Trouble::Passing)), None)
+            }
+            End::Not(Course::Hold(wanted)) => {
+                let hold = hold(wanted, fate);
+                // What is stopped as a whole is probed as a whole.
+                let due = (hold == Hold::Message).then(|| wait(Trouble::Setting));
+                (3, State::Held, due, Some(hold))
+            }
+            End::Not(Course::Refuse) => (4, State::Failed, None, None),
+            End::Delivered => (5, State::Done, None, None),
+        };
+        let at_recipient = match state {
+            State::Done => RecipientState::Delivered,
+            State::Failed => RecipientState::Failed,
+            _ => RecipientState::Pending,
+        };
+        recipients.push((at_recipient, fate.said.clone()));
+        let standing = || Standing {
+            state,
+            due,
+            hold: held.clone(),
+            reason: fate.said.clone(),
+            rule: fate.rule().to_owned(),
+            attempts: tries.count,
+            maybe_sent: state == State::MaybeSent,
+            transcript: String::new(),
+        };
+        let better = match &best {
+            None => true,
+            Some((found, _, other)) => {
+                rank < *found || rank == *found && state == State::Ready && due < other.due
+            }
+        };
+        if better {
+            best = Some((rank, place, standing()));
+        }
+    }
+    let (_, decisive, standing) = best.expect("an attempt has at least one recipient");
+    Plan { recipients, standing, decisive }
+}

@@ -1,0 +1,214 @@
+//! One attempt to hand a kept message to the smarthost: a lease, MAIL, RCPT and DATA in one flight, the data from
+//! the replay, the dot. Live sessions and the spool's deliveries go the same way.
+//!
+//! ```text
+//! open() ──► Opened ──send()──► Opened ──dot()──► Dotted ──► Outcome
+//!    │                  │                            │
+//!    └── Outcome ◄──────┘ no dot was sent            └── the answer may come late
+//! ```
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::replay::{Cursor, Replay};
+use crate::{
+    proto::{
+        client::Stage,
+        envelope::Envelope,
+        path::{Address, ForwardPath, ReversePath},
+        reply::Reply,
+    },
+    smarthost::{
+        connection::Lost,
+        pool::{Lease, LeaseError, Pool},
+        transaction::{Begun, DataTransfer, StepError},
+    },
+    telemetry::transcript::Transcript,
+};
+
+/// How long the smarthost may think about the final dot (RFC 5321 section 4.5.3.2.6).
+pub const VERDICT: Duration = Duration::from_secs(600);
+
+/// What goes up in front of the data.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// As it is sent: a null reverse-path has become the mailbox.
+    pub envelope: Envelope,
+    /// Header fields of ours.
+    pub head: Bytes,
+}
+
+/// How an attempt is made.
+#[derive(Clone)]
+pub struct Manner {
+    /// How long a lease is waited for.
+    pub lease: Duration,
+    /// How long each reply before the dot, and each step of the data, may take.
+    pub step: Duration,
+    /// Command by command, for a smarthost that seems to lose count.
+    pub one_by_one: bool,
+    /// Where what is said is written down.
+    pub transcript: Transcript,
+}
+
+/// An attempt whose data may flow.
+pub struct Opened {
+    transfer: DataTransfer,
+    /// Our header fields are sent.
+    headed: bool,
+    cursor: Cursor,
+    /// One reply for each recipient of the letter, in order.
+    replies: Vec<Reply>,
+}
+
+/// An attempt whose dot was sent. Whoever drops it will never know what became of the message.
+pub struct Dotted {
+    /// The smarthost's answer, within [`VERDICT`].
+    pub verdict: BoxFuture<'static, Result<Reply, Lost>>,
+    /// One reply for each recipient of the letter, in order.
+    pub replies: Vec<Reply>,
+}
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The smarthost has answered the dot. One reply for each recipient, then that answer.
+    Answered(Vec<Reply>, Reply),
+    /// The smarthost refused the message as a whole, before its data.
+    Refused(Stage, Reply),
+    /// It refused every recipient.
+    Nobody(Vec<Reply>),
+    /// No connection was to be had.
+    NoLease(LeaseError),
+    /// The connection was lost before the dot.
+    Lost(Lost),
+    /// The connection was lost after the dot. One reply for each recipient.
+    Unknown(Vec<Reply>, Lost),
+    /// The data that were kept cannot be read.
+    Unreadable(io::Error),
+}
+
+impl Letter {
+    /// A letter from the mailbox if nobody else is named: Exchange Online takes no null reverse-path from a
+    /// mailbox.
+    pub fn new(mut envelope: Envelope, head: impl Into<Bytes>, mailbox: &str) -> Self {
+        if envelope.reverse_path == ReversePath::Null
+            && let Ok(mailbox) = Address::parse(mailbox)
+        {
+            envelope.reverse_path = ReversePath::Address(mailbox);
+        }
+        Self { envelope, head: head.into() }
+    }
+
+    fn recipients(&self) -> &[ForwardPath] {
+        &self.envelope.recipients
+    }
+}
+
+/// Asks for a lease and begins a transaction on it.
+pub async fn open(pool: Arc<Pool>, letter: Letter, manner: Manner) -> Result<Opened, Outcome> {
+    debug_assert!(!letter.recipients().is_empty(), "nobody to send to");
+    loop {
+        let mut lease = pool.lease(manner.lease).await.map_err(Outcome::NoLease)?;
+        lease.write_down(&manner.transcript);
+        let kept = lease.connection().is_used();
+        match begin(lease, &letter, &manner).await {
+            // The smarthost ended a connection that was kept from an earlier message just when it was taken up
+            // again. Nothing was sent yet, so the next one may try.
+            Err(error) if kept && is_over(&error) => {
+                tracing::debug!(?error, "a kept connection was over");
+            }
+            Err(StepError::Refused(stage, reply)) => return Err(Outcome::Refused(stage, reply)),
+            Err(StepError::Lost(lost)) => return Err(Outcome::Lost(lost)),
+            Ok(Begun { transfer: None, replies }) => return Err(Outcome::Nobody(replies)),
+            Ok(Begun { transfer: Some(transfer), replies }) => {
+                return Ok(Opened { transfer, headed: false, cursor: Cursor::default(), replies });
+            }
+        }
+    }
+}
+
+async fn begin(lease: Lease, letter: &Letter, manner: &Manner) -> Result<Begun, StepError> {
+    let added = letter.head.len() as u64;
+    lease.begin(&letter.envelope, added, manner.step, !manner.one_by_one).await
+}
+
+/// Whether a connection that was kept from an earlier message is no good any more.
+pub fn is_over(error: &StepError) -> bool {
+    match error {
+        StepError::Lost(_) | StepError::Refused(Stage::Rset, _) => true,
+        StepError::Refused(_, reply) => reply.code.get() == 421,
+    }
+}
+
+impl Opened {
+    /// Sends our header fields and what the replay holds so far.
+    pub async fn send(
+        &mut self,
+        letter: &Letter,
+        replay: &mut Replay,
+        step: Duration,
+    ) -> Result<(), Outcome> {
+        if !std::mem::replace(&mut self.headed, true) {
+            self.transfer.write(letter.head.clone(), step).await.map_err(Outcome::Lost)?;
+        }
+        while let Some(chunk) = replay.next(&mut self.cursor).await.map_err(Outcome::Unreadable)? {
+            self.transfer.write(chunk, step).await.map_err(Outcome::Lost)?;
+        }
+        Ok(())
+    }
+
+    /// Passes on a chunk that the replay has just been given, after it has sent all before.
+    pub async fn stream(&mut self, chunk: Bytes, step: Duration) -> Result<(), Outcome> {
+        self.transfer.write(chunk, step).await.map_err(Outcome::Lost)
+    }
+
+    /// Sends the final dot; `sent` is set before the first octet of it may leave.
+    pub fn dot(self, sent: Arc<AtomicBool>) -> Dotted {
+        let Self { transfer, replies, .. } = self;
+        let verdict = Box::pin(async move {
+            sent.store(true, Ordering::SeqCst);
+            transfer.end(VERDICT).await
+        });
+        Dotted { verdict, replies }
+    }
+}
+
+impl Dotted {
+    /// The outcome, once the answer is there.
+    pub fn outcome(replies: Vec<Reply>, verdict: Result<Reply, Lost>) -> Outcome {
+        match verdict {
+            Ok(reply) => Outcome::Answered(replies, reply),
+            Err(lost) if lost.stage == Stage::Eod => Outcome::Unknown(replies, lost),
+            Err(lost) => Outcome::Lost(lost),
+        }
+    }
+}
+
+/// A whole attempt with data that are all there.
+pub async fn whole(
+    pool: &Arc<Pool>,
+    letter: &Letter,
+    replay: &mut Replay,
+    manner: &Manner,
+    sent: Arc<AtomicBool>,
+) -> Outcome {
+    let mut opened = match open(Arc::clone(pool), letter.clone(), manner.clone()).await {
+        Ok(opened) => opened,
+        Err(outcome) => return outcome,
+    };
+    if let Err(outcome) = opened.send(letter, replay, manner.step).await {
+        return outcome;
+    }
+    let Dotted { verdict, replies } = opened.dot(sent);
+    Dotted::outcome(replies, verdict.await)
+}

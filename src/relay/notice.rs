@@ -1,0 +1,184 @@
+//! What people are told of messages: in plain words what happened, what it means, what to do, and the header section
+//! of the message that it is about.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+
+use super::aftermath::Fate;
+use crate::spool::queue::{Hold, NewNotice};
+
+/// Octets of a header section that are shown.
+pub const HEADER: usize = 8 * 1024;
+
+/// The message that something happened to.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// The device's name or address.
+    pub device: &'a str,
+    /// The mailbox that it goes through.
+    pub mailbox: &'a str,
+    /// As the device gave it; empty for the null path.
+    pub from: &'a str,
+    /// When it was received.
+    pub received: Timestamp,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Happened {
+    /// It was refused for good by somebody.
+    Refused {
+        /// By whom.
+        recipients: Vec<String>,
+        /// With what.
+        fate: Fate,
+    },
+    /// It has waited long enough.
+    Expired {
+        /// Who does not get it.
+        recipients: Vec<String>,
+        /// The last trouble.
+        reason: String,
+    },
+    /// It is held by itself.
+    Held {
+        /// The reply.
+        fate: Fate,
+    },
+    /// All mail of this kind is held.
+    Stopped {
+        /// What is stopped.
+        hold: Hold,
+        /// The reply.
+        fate: Fate,
+    },
+}
+
+/// The notice, or none if nothing happened. A null reverse-path makes none, except when more than the message is
+/// stopped.
+pub fn compose(
+    case: &Case<'_>,
+    happened: &[Happened],
+    header: &str,
+    now: Timestamp,
+) -> Option<NewNotice> {
+    let about: Vec<&Happened> = happened
+        .iter()
+        .filter(|event| !case.from.is_empty() || matches!(event, Happened::Stopped { .. }))
+        .collect();
+    let subject = one_line(&about.first()?.subject(case));
+    let mut text = String::new();
+    for event in about {
+        event.describe(case, &mut text);
+    }
+    let from = if case.from.is_empty() { "nobody (<>)" } else { case.from };
+    let _ = write!(
+        text,
+        "The message\n  id        {}\n  device    {}\n  from      {from}\n  received  {}\n  mailbox   {}\n",
+        case.id,
+        case.device,
+        case.received.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        case.mailbox
+    );
+    if !header.is_empty() {
+        text.push_str("\nIts header section\n");
+        for line in header.lines() {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    Some(NewNotice { subject, text, time: now })
+}
+
+impl Happened {
+    fn subject(&self, case: &Case<'_>) -> String {
+        let device = case.device;
+        match self {
+            Self::Refused { recipients, .. } => {
+                format!("Not delivered: mail of {device} to {}", recipients.join(", "))
+            }
+            Self::Expired { recipients, .. } => {
+                format!("Given up: mail of {device} to {}", recipients.join(", "))
+            }
+            Self::Held { .. } => format!("Held: a message of {device}"),
+            Self::Stopped { hold: Hold::Sender(address), .. } => {
+                format!("Held: all mail from {address}")
+            }
+            Self::Stopped { .. } => format!("Held: all mail of {}", case.mailbox),
+        }
+    }
+
+    fn describe(&self, case: &Case<'_>, text: &mut String) {
+        // Writing to a String does not fail.
+        let _ = match self {
+            Self::Refused { recipients, fate } => writeln!(
+                text,
+                "A message was not delivered to\n  {}\nand will not be: the mail server has refused it for good.\n{}",
+                recipients.join("\n  "),
+                explained(fate)
+            ),
+            Self::Expired { recipients, reason } => writeln!(
+                text,
+                "A message could not be delivered in time to\n  {}\nand is not tried any more. The last that happened:\n  {}\n\n\
+                 The relay keeps it for a while: smtp-uplift queue retry {} tries again, \
+                 smtp-uplift queue export {} writes it to a file.\n",
+                recipients.join("\n  "),
+                one_line(reason),
+                case.id,
+                case.id
+            ),
+            Self::Held { fate } => writeln!(
+                text,
+                "A message is held until somebody has acted. It is tried again seldom by itself; when the cause is \
+                 gone, smtp-uplift queue release {} sends it.\n{}",
+                case.id,
+                explained(fate)
+            ),
+            Self::Stopped { hold, fate } => writeln!(
+                text,
+                "{} is held until somebody has acted; nothing is lost. One message is tried again after 15, 30 and \
+                 60 minutes, and when it is accepted all the others follow. After you have acted, kill -HUP (or \
+                 systemctl reload) has it tried at once.\n{}",
+                reach(hold, case.mailbox),
+                explained(fate)
+            ),
+        };
+    }
+}
+
+fn reach(hold: &Hold, mailbox: &str) -> String {
+    match hold {
+        Hold::Sender(address) => format!("All mail from {address}"),
+        Hold::Smarthost => "All mail".to_owned(),
+        _ => format!("All mail that goes through {mailbox}"),
+    }
+}
+
+fn explained(fate: &Fate) -> String {
+    let mut text = format!("\nWhat was said\n  {}\n", one_line(&fate.said));
+    if let Some(verdict) = &fate.verdict {
+        let _ = write!(text, "\nWhat it means\n  {}\n\nWhat to do\n", verdict.meaning);
+        for step in verdict.remedy.iter() {
+            let _ = writeln!(text, "  * {step}");
+        }
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
+}
+
+/// The header section at the start of mail data in wire form, as far as it is shown.
+pub fn header_of(data: &[u8]) -> String {
+    let end = data.windows(4).position(|four| four == b"\r\n\r\n").map_or(data.len(), |at| at + 2);
+    let header = &data[..end.min(HEADER)];
+    let text = String::from_utf8_lossy(header);
+    let lines = text.split("\r\n").map(|line| {
+        let line = if line.starts_with("..") { &line[1..] } else { line };
+        line.chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect::<String>()
+    });
+    lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}

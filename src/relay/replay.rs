@@ -1,0 +1,379 @@
+//! The mail data of a transaction, kept so that they can be sent again without asking the device: the very
+//! `Bytes` that its socket filled, up to a bound, and what comes beyond in a file of the spool.
+//!
+//! ```text
+//!             replay_memory, within replay_memory_total
+//! 0 ├──────── memory ────────┤├────────── file ──────────┤├ pending ┤ size
+//! ```
+//!
+//! The file begins where the memory ends, so that a message that goes through is never written as a whole. Only
+//! when the spool takes it over the memory is written in front of it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::spool::queue::Body;
+
+/// Chunks below this are put together: each costs its handle, and a device may send octet by octet.
+const SMALL: usize = 1024;
+/// Room for small chunks that is asked for at once.
+const TOGETHER: usize = 8 * 1024;
+/// Octets that are written to the file, and read from it, in one step.
+const STEP: usize = 256 * 1024;
+
+/// The memory that all messages may take together.
+#[derive(Debug)]
+pub struct Budget {
+    left: AtomicU64,
+}
+
+/// The mail data of one transaction, in wire form.
+pub struct Replay {
+    memory: Vec<Bytes>,
+    /// Small chunks that are not in `memory` yet.
+    together: BytesMut,
+    /// Octets in memory, those of `together` included.
+    in_memory: u64,
+    /// Octets of the budget that are ours.
+    reserved: u64,
+    file: Option<Spilled>,
+    size: u64,
+    limit: u64,
+    budget: Arc<Budget>,
+    /// Where a file would be.
+    path: PathBuf,
+}
+
+/// The part that is in a file.
+struct Spilled {
+    file: Arc<File>,
+    /// Octets of the message up to which the file is written.
+    written: u64,
+    pending: Vec<Bytes>,
+    pending_octets: usize,
+    /// It is ours to delete.
+    ours: bool,
+}
+
+/// How far a reader has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    chunk: usize,
+    octets: u64,
+}
+
+impl Budget {
+    /// So many octets for all.
+    pub fn new(octets: u64) -> Arc<Self> {
+        Arc::new(Self { left: AtomicU64::new(octets) })
+    }
+
+    fn reserve(&self, octets: u64) -> bool {
+        let take = |left: u64| left.checked_sub(octets);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn release(&self, octets: u64) {
+        self.left.fetch_add(octets, Ordering::Relaxed);
+    }
+}
+
+impl Replay {
+    /// Nothing yet. Up to `limit` octets stay in memory; a file would be `folder/name`.
+    pub fn new(folder: &Path, name: &str, limit: u64, budget: Arc<Budget>) -> Self {
+        Self {
+            memory: Vec::new(),
+            together: BytesMut::new(),
+            in_memory: 0,
+            reserved: 0,
+            file: None,
+            size: 0,
+            limit,
+            budget,
+            path: folder.join(name),
+        }
+    }
+
+    /// Mail data that a queue has kept, to be read only.
+    pub fn stored(body: Body) -> io::Result<Self> {
+        let size = body.size();
+        let mut replay = Self::new(Path::new(""), "", 0, Budget::new(0));
+        replay.size = size;
+        match body {
+            Body::Chunks(chunks) => {
+                replay.memory = chunks;
+                replay.in_memory = size;
+            }
+            Body::File { path, size } => {
+                let file = Arc::new(File::open(path)?);
+                replay.file = Some(Spilled {
+                    file,
+                    written: size,
+                    pending: Vec::new(),
+                    pending_octets: 0,
+                    ours: false,
+                });
+            }
+        }
+        Ok(replay)
+    }
+
+    /// Octets so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Keeps one more chunk. After an error the data are not whole any more.
+    pub async fn push(&mut self, chunk: Bytes) -> io::Result<()> {
+        let octets = chunk.len() as u64;
+        self.size += octets;
+        if self.file.is_none()
+            && self.in_memory + octets <= self.limit
+            && self.budget.reserve(octets)
+        {
+            self.reserved += octets;
+            self.in_memory += octets;
+            self.remember(chunk);
+            return Ok(());
+        }
+        if self.file.is_none() {
+            self.settle();
+            self.file = Some(Spilled::create(&self.path, self.in_memory).await?);
+        }
+        let Some(spilled) = &mut self.file else { return Ok(()) };
+        spilled.pending_octets += chunk.len();
+        spilled.pending.push(chunk);
+        if spilled.pending_octets >= STEP || spilled.pending.len() >= STEP / SMALL {
+            spilled.write().await?;
+        }
+        Ok(())
+    }
+
+    /// The next chunk behind a cursor, or `None` at the end of what there is so far.
+    pub async fn next(&mut self, cursor: &mut Cursor) -> io::Result<Option<Bytes>> {
+        self.settle();
+        if let Some(chunk) = self.memory.get(cursor.chunk) {
+            cursor.chunk += 1;
+            cursor.octets += chunk.len() as u64;
+            return Ok(Some(chunk.clone()));
+        }
+        let Some(spilled) = &mut self.file else { return Ok(None) };
+        spilled.write().await?;
+        if cursor.octets >= spilled.written {
+            return Ok(None);
+        }
+        let chunk = spilled.read(cursor.octets).await?;
+        cursor.octets += chunk.len() as u64;
+        Ok(Some(chunk))
+    }
+
+    /// Hands the data over to a queue. A file is complete then, not synced.
+    pub async fn into_body(mut self) -> io::Result<Body> {
+        self.settle();
+        let Some(spilled) = &mut self.file else {
+            return Ok(Body::Chunks(std::mem::take(&mut self.memory)));
+        };
+        spilled.write().await?;
+        let (file, memory) = (Arc::clone(&spilled.file), std::mem::take(&mut self.memory));
+        blocking(move || write_at(&file, 0, &memory)).await?;
+        spilled.ours = false;
+        Ok(Body::File { path: std::mem::take(&mut self.path), size: self.size })
+    }
+
+    fn remember(&mut self, chunk: Bytes) {
+        if chunk.len() < SMALL {
+            if self.together.capacity() - self.together.len() < chunk.len() {
+                self.settle();
+                self.together.reserve(TOGETHER);
+            }
+            self.together.extend_from_slice(&chunk);
+        } else {
+            self.settle();
+            self.memory.push(chunk);
+        }
+    }
+
+    /// What was put together becomes a chunk.
+    fn settle(&mut self) {
+        if !self.together.is_empty() {
+            self.memory.push(self.together.split().freeze());
+        }
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.budget.release(self.reserved);
+        if self.file.as_ref().is_some_and(|spilled| spilled.ours) {
+            // If it cannot be deleted now, the next start does it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Spilled {
+    async fn create(path: &Path, from: u64) -> io::Result<Self> {
+        let path = path.to_owned();
+        let file = blocking(move || {
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+        })
+        .await?;
+        Ok(Self {
+            file: Arc::new(file),
+            written: from,
+            pending: Vec::new(),
+            pending_octets: 0,
+            ours: true,
+        })
+    }
+
+    async fn write(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let octets = std::mem::take(&mut self.pending_octets);
+        let (file, at) = (Arc::clone(&self.file), self.written);
+        blocking(move || write_at(&file, at, &pending)).await?;
+        self.written += octets as u64;
+        Ok(())
+    }
+
+    async fn read(&self, at: u64) -> io::Result<Bytes> {
+        let length = (self.written - at).min(STEP as u64) as usize;
+        let file = Arc::clone(&self.file);
+        blocking(move || {
+            let mut buffer = vec![0; length];
+            file.read_exact_at(&mut buffer, at)?;
+            Ok(Bytes::from(buffer))
+        })
+        .await
+    }
+}
+
+fn write_at(file: &File, mut at: u64, chunks: &[Bytes]) -> io::Result<()> {
+    for chunk in chunks {
+        file.write_all_at(chunk, at)?;
+        at += chunk.len() as u64;
+    }
+    Ok(())
+}
+
+/// Files may keep a thread waiting: not one of the event loop's.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(octets: usize) -> Vec<u8> {
+        (0..octets).map(|at| (at / 7 % 251) as u8).collect()
+    }
+
+    async fn filled(folder: &Path, limit: u64, budget: &Arc<Budget>, pieces: &[&[u8]]) -> Replay {
+        let mut replay = Replay::new(folder, "k3.1", limit, Arc::clone(budget));
+        for piece in pieces {
+            replay.push(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        replay
+    }
+
+    async fn all(replay: &mut Replay) -> Vec<u8> {
+        let (mut cursor, mut out) = (Cursor::default(), Vec::new());
+        while let Some(chunk) = replay.next(&mut cursor).await.unwrap() {
+            out.extend_from_slice(&chunk);
+        }
+        out
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_what_was_pushed_wherever_it_lies() {
+        let data = pattern(700_000);
+        for (limit, piece) in
+            [(1 << 20, 64 * 1024), (100_000, 64 * 1024), (0, 50_000), (5_000, 100), (700_000, 1)]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let budget = Budget::new(1 << 30);
+            let pieces: Vec<&[u8]> = data.chunks(piece).collect();
+            let mut replay = filled(folder.path(), limit, &budget, &pieces).await;
+            assert_eq!(replay.size(), 700_000);
+            let name = format!("limit {limit}, pieces of {piece}");
+            assert!(all(&mut replay).await == data, "{name}");
+            assert!(all(&mut replay).await == data, "{name}, once more");
+            let has_file = folder.path().join("k3.1").exists();
+            assert_eq!(has_file, limit < 700_000, "{name}");
+            let body = replay.into_body().await.unwrap();
+            assert_eq!(body.size(), 700_000);
+            let mut stored = Replay::stored(body).unwrap();
+            assert!(all(&mut stored).await == data, "{name}, stored");
+            drop(stored);
+            assert_eq!(folder.path().join("k3.1").exists(), has_file, "the queue's, not ours");
+            assert_eq!(budget.left.load(Ordering::Relaxed), 1 << 30, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chunk_in_memory_is_the_same_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let chunk = Bytes::from(pattern(5_000));
+        let mut replay = Replay::new(folder.path(), "k3.1", 1 << 20, Budget::new(1 << 20));
+        replay.push(chunk.clone()).await.unwrap();
+        let read = replay.next(&mut Cursor::default()).await.unwrap().unwrap();
+        assert_eq!((read.as_ptr(), read.len()), (chunk.as_ptr(), chunk.len()));
+    }
+
+    #[tokio::test]
+    async fn a_reader_goes_on_when_more_has_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut replay = filled(folder.path(), 1_500, &Budget::new(1 << 20), &[&[b'a'; 10]]).await;
+        let mut cursor = Cursor::default();
+        assert_eq!(replay.next(&mut cursor).await.unwrap().unwrap().len(), 10);
+        assert!(replay.next(&mut cursor).await.unwrap().is_none());
+        replay.push(Bytes::from_static(&[b'b'; 20])).await.unwrap();
+        assert_eq!(replay.next(&mut cursor).await.unwrap().unwrap(), [b'b'; 20][..]);
+        replay.push(Bytes::from_static(&[b'c'; 2_000])).await.unwrap();
+        assert_eq!(replay.next(&mut cursor).await.unwrap().unwrap(), [b'c'; 2_000][..]);
+        assert!(replay.next(&mut cursor).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_finds_the_budget_spent_writes_a_file_and_gives_everything_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let budget = Budget::new(10_000);
+        let first = filled(folder.path(), 1 << 20, &budget, &[&[b'a'; 8_000]]).await;
+        let mut second = Replay::new(folder.path(), "k3.2", 1 << 20, Arc::clone(&budget));
+        second.push(Bytes::from_static(&[b'b'; 8_000])).await.unwrap();
+        assert!(folder.path().join("k3.2").exists() && !folder.path().join("k3.1").exists());
+        drop((first, second));
+        assert_eq!(budget.left.load(Ordering::Relaxed), 10_000);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no file is left");
+    }
+
+    #[tokio::test]
+    async fn octet_by_octet_costs_no_more_than_the_octets() {
+        let folder = tempfile::tempdir().unwrap();
+        let octets: Vec<&[u8]> = vec![b"x"; 50_000];
+        let replay = filled(folder.path(), 1 << 20, &Budget::new(1 << 20), &octets).await;
+        assert!(replay.memory.len() < 20, "{} chunks", replay.memory.len());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_gone_is_an_error() {
+        let mut replay = Replay::new(Path::new("/nonexistent"), "k3.1", 0, Budget::new(0));
+        assert!(replay.push(Bytes::from_static(b"x")).await.is_err());
+    }
+}

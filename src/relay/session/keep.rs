@@ -1,0 +1,225 @@
+//! From DATA to the answer to the final dot, where the relay keeps messages: the data go to the replay, and from
+//! 64 KiB on to the smarthost as well, if a connection is to be had.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    Driver,
+    data::{Ended, device_fault},
+};
+use crate::{
+    codec::server::ServerItem,
+    config::DeliveryMode,
+    proto::{reply::Reply, session::too_large},
+    relay::{
+        acceptance::{Acceptance, Upload, untried},
+        answer,
+        attempt::{self, Letter, Manner},
+        keeper::Keeper,
+        pace::{self, Pace, Progress},
+        replay::Replay,
+    },
+    spool::queue::QueueError,
+    telemetry::{maillog::Disposition, metrics::SessionOutcome},
+};
+
+/// Octets after which a connection is asked for before the dot. Three connections a mailbox must not wait for slow
+/// devices, and most messages are smaller.
+const EARLY: u64 = 64 * 1024;
+
+/// A message on its way in.
+struct Incoming {
+    /// The data; `None` once they could not be kept.
+    replay: Option<Replay>,
+    upload: Upload,
+    /// What the device hears at its dot, whatever becomes of the rest.
+    refusal: Option<Reply>,
+    letter: Letter,
+    /// Whether the smarthost is asked at all before the spool is.
+    asks: bool,
+}
+
+impl Driver {
+    /// Takes the data of a message that the relay keeps, and answers its dot.
+    pub(super) async fn keep(&mut self, keeper: Arc<Keeper>) -> Result<(), SessionOutcome> {
+        let received = self.received();
+        let Some(transaction) = &self.transaction else { return Ok(()) };
+        let letter = Letter::new(transaction.envelope.clone(), received, self.relay.pool.mailbox());
+        let held = keeper.bars(letter.envelope.reverse_path.as_str());
+        let asks = transaction.mode == DeliveryMode::StreamThenSpool && held.is_none();
+        let mut incoming = Incoming {
+            replay: Some(Replay::new(
+                &keeper.incoming,
+                &transaction.id,
+                self.relay.delivery.replay_memory,
+                Arc::clone(&keeper.budget),
+            )),
+            upload: Upload::NotYet,
+            refusal: None,
+            letter,
+            asks,
+        };
+        self.begin_data().await?;
+        let ended = self.receive(&mut incoming).await?;
+        let deadline = Instant::now() + self.relay.delivery.device_patience;
+        let mended = self.data_ended(&ended);
+        let Incoming { replay, upload, refusal, mut letter, .. } = incoming;
+        let (disposition, reply) = match (refusal, &mut self.transaction) {
+            (Some(reply), _) => (Disposition::Refused, reply),
+            (None, None) => (Disposition::Refused, answer::no_answer()),
+            (None, Some(transaction)) => {
+                letter.envelope.params.size = Some(ended.size);
+                let now = keeper.clock.now();
+                let relay = &self.relay;
+                let acceptance =
+                    Acceptance { relay, keeper: &keeper, transaction, letter, replay, deadline };
+                // Boxed: it is large, and there is one for each busy session only.
+                if asks {
+                    Box::pin(acceptance.run(upload)).await
+                } else {
+                    Box::pin(acceptance.keep(untried(held, now))).await
+                }
+            }
+        };
+        self.data_answered(disposition, reply, ended.size, mended).await
+    }
+
+    /// Reads the data up to their dot. Afterwards the device waits for its answer.
+    async fn receive(&mut self, incoming: &mut Incoming) -> Result<Ended, SessionOutcome> {
+        let limit = self.session.message_size();
+        let mut pace = Pace::new(self.relay.limits.data_min_rate);
+        loop {
+            let (began, seen) = (Instant::now(), self.framed.codec().data_seen());
+            let item = match &mut incoming.upload {
+                Upload::Opening(opening) => tokio::select! {
+                    biased;
+                    opened = opening => Err(opened),
+                    item = self.next(pace::SILENCE) => Ok(item),
+                },
+                _ => Ok(self.next(pace::SILENCE).await),
+            };
+            // After a fault octets come without items: they are progress all the same.
+            let octets = self.framed.codec().data_seen().saturating_sub(seen);
+            pace.waited(began.elapsed(), octets);
+            let item = match item {
+                Ok(item) => item,
+                Err(opened) => {
+                    incoming.upload = match opened {
+                        Ok(opened) => Upload::Open(opened),
+                        Err(outcome) => Upload::Over(Some(outcome)),
+                    };
+                    self.catch_up(incoming).await;
+                    continue;
+                }
+            };
+            match item {
+                Ok(ServerItem::Data(_)) if incoming.refusal.is_some() => {}
+                Ok(ServerItem::Data(_)) if self.framed.codec().data_size() > limit => {
+                    incoming.refuse(too_large(limit));
+                }
+                Ok(ServerItem::Data(chunk)) => self.take(incoming, chunk).await,
+                Ok(ServerItem::DataFault(fault)) => {
+                    self.fault(device_fault(fault));
+                    incoming.refuse(answer::data_fault(fault));
+                }
+                Ok(ServerItem::DataEnd { size, mended }) => return Ok(Ended { size, mended }),
+                // Inside DATA the codec cuts no lines.
+                Ok(ServerItem::Line(_) | ServerItem::LineTooLong)
+                | Err(SessionOutcome::TimedOut) => {}
+                Err(outcome) => {
+                    self.vanished();
+                    return Err(outcome);
+                }
+            }
+            match pace.progress(self.relay.pool.is_waited_for()) {
+                Progress::Moving => {}
+                Progress::Stalled => incoming.take_back(),
+                Progress::Dead => {
+                    self.vanished();
+                    self.farewell(&answer::timed_out()).await?;
+                    return Err(SessionOutcome::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// Keeps a chunk, and passes it on if somebody takes it.
+    async fn take(&mut self, incoming: &mut Incoming, chunk: Bytes) {
+        if let Some(replay) = &mut incoming.replay
+            && let Err(error) = replay.push(chunk.clone()).await
+        {
+            tracing::error!(%error, "mail data cannot be kept: {}", self.id);
+            incoming.replay = None;
+        }
+        let size = incoming.replay.as_ref().map_or(0, Replay::size);
+        match &mut incoming.upload {
+            Upload::Open(opened) => {
+                let patience = self.relay.delivery.device_patience;
+                if let Err(outcome) = opened.stream(chunk, patience).await {
+                    incoming.upload = Upload::Over(Some(outcome));
+                }
+            }
+            Upload::NotYet if incoming.asks && size >= EARLY => self.ask(incoming),
+            Upload::NotYet | Upload::Opening(_) | Upload::Over(_) => {}
+        }
+        incoming.refuse_if_nowhere();
+    }
+
+    /// Asks for a connection while the data go on coming in.
+    fn ask(&mut self, incoming: &mut Incoming) {
+        let Some(transaction) = &mut self.transaction else { return };
+        transaction.attempts += 1;
+        let manner = Manner {
+            lease: self.relay.lease_wait,
+            step: self.relay.delivery.device_patience,
+            one_by_one: false,
+            transcript: self.transcript.clone(),
+        };
+        let pool = Arc::clone(&self.relay.pool);
+        let opening = attempt::open(pool, incoming.letter.clone(), manner);
+        incoming.upload = Upload::Opening(Box::pin(opening));
+    }
+
+    /// Sends what had come before the connection was there.
+    async fn catch_up(&mut self, incoming: &mut Incoming) {
+        let patience = self.relay.delivery.device_patience;
+        if let (Upload::Open(opened), Some(replay)) = (&mut incoming.upload, &mut incoming.replay)
+            && let Err(outcome) = opened.send(&incoming.letter, replay, patience).await
+        {
+            incoming.upload = Upload::Over(Some(outcome));
+        }
+        incoming.refuse_if_nowhere();
+    }
+}
+
+impl Incoming {
+    /// Nothing of it is wanted any more; the data are read to their dot all the same.
+    fn refuse(&mut self, reply: Reply) {
+        self.refusal.get_or_insert(reply);
+        self.replay = None;
+        self.upload = Upload::Over(None);
+    }
+
+    /// The connection is better used by somebody else.
+    fn take_back(&mut self) {
+        if matches!(self.upload, Upload::Open(_) | Upload::Opening(_)) {
+            self.upload = Upload::Over(None);
+            self.refuse_if_nowhere();
+        }
+    }
+
+    /// Data that are neither kept nor on their way up are lost.
+    fn refuse_if_nowhere(&mut self) {
+        if self.replay.is_none()
+            && !matches!(self.upload, Upload::Open(_))
+            && self.refusal.is_none()
+        {
+            self.refuse(answer::no_room(&QueueError::Broken(
+                "the mail data could not be written".to_owned(),
+            )));
+        }
+    }
+}
