@@ -200,3 +200,116 @@ pub fn plan(fates: &[Fate], tries: Tries<'_>, mut hold: impl FnMut(&Hold, &Fate)
     let (_, decisive, standing) = best.expect("an attempt has at least one recipient");
     Plan { recipients, standing, decisive }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proto::reply::Enhanced,
+        smarthost::{
+            classify::{self, catalogue::Catalogue},
+            connection::{Lost, LostCause},
+        },
+    };
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn reply(code: u16, enhanced: Enhanced, text: &str) -> Reply {
+        Reply::new(code, enhanced, text)
+    }
+
+    fn ok() -> Reply {
+        reply(250, Enhanced(2, 0, 0), "OK")
+    }
+
+    fn planned(outcome: &Outcome, recipients: usize, count: u32) -> (Plan, Vec<Hold>) {
+        let judge =
+            |stage, reply: &Reply| classify::reply(Catalogue::built_in(), Some(stage), reply);
+        let fates = fates(outcome, recipients, "copier@example.com", judge);
+        let waits = [Duration::from_secs(60), Duration::from_secs(120)];
+        let now = Timestamp::from_second(NOW).unwrap();
+        let mut holds = Vec::new();
+        let plan = plan(&fates, Tries { count, waits: &waits, now, chance: 0.5 }, |hold, _| {
+            holds.push(hold.clone());
+            hold.clone()
+        });
+        (plan, holds)
+    }
+
+    fn told(outcome: &Outcome, recipients: usize, count: u32) -> String {
+        let (plan, _) = planned(outcome, recipients, count);
+        let due = plan.standing.due.map(|due| format!(" in {}", due.as_second() - NOW));
+        let hold = plan.standing.hold.map(|hold| format!(" by {}", hold.name()));
+        let states: Vec<String> = plan
+            .recipients
+            .iter()
+            .map(|(state, _)| format!("{state:?}").chars().take(1).collect())
+            .collect();
+        let state = plan.standing.state.as_str();
+        format!(
+            "{} {state}{}{}",
+            states.concat(),
+            due.unwrap_or_default(),
+            hold.unwrap_or_default()
+        )
+    }
+
+    #[test]
+    fn each_outcome_has_its_consequence() {
+        let nobody = || reply(550, Enhanced(5, 1, 1), "no such user");
+        let busy = || reply(450, Enhanced(4, 2, 1), "busy");
+        let denied = || reply(554, Enhanced(5, 2, 252), "SendAsDenied");
+        let more = || reply(452, Enhanced(4, 5, 3), "Too many recipients");
+        let lost = |stage| Lost { stage, cause: LostCause::Closed };
+        for (outcome, count, expected) in [
+            (Outcome::Answered(vec![ok(), ok()], ok()), 1, "DD done"),
+            (Outcome::Answered(vec![ok(), nobody()], ok()), 1, "DF failed"),
+            (Outcome::Answered(vec![busy(), ok()], ok()), 1, "PD ready in 60"),
+            (Outcome::Answered(vec![busy(), ok()], ok()), 2, "PD ready in 120"),
+            (Outcome::Answered(vec![ok(), more()], ok()), 1, "DP ready in 0"),
+            (Outcome::Nobody(vec![more(), more()]), 1, "PP ready in 60"),
+            (Outcome::Nobody(vec![nobody(), nobody()]), 1, "FF failed"),
+            (Outcome::Nobody(vec![nobody(), busy()]), 1, "FP ready in 60"),
+            (Outcome::Answered(vec![ok(), busy()], denied()), 1, "PP ready in 60"),
+            (
+                Outcome::Answered(vec![ok(), ok()], denied()),
+                1,
+                "PP held by sender:copier@example.com",
+            ),
+            (
+                Outcome::Answered(vec![ok(), nobody()], denied()),
+                1,
+                "PF held by sender:copier@example.com",
+            ),
+            (Outcome::Unknown(vec![ok(), nobody()], lost(Stage::Eod)), 1, "PF maybe-sent in 60"),
+            (
+                Outcome::Answered(vec![ok(), ok()], reply(354, Enhanced(2, 0, 0), "?")),
+                1,
+                "PP maybe-sent in 60",
+            ),
+            (Outcome::Lost(lost(Stage::Data)), 1, "PP ready in 60"),
+            (
+                Outcome::Refused(Stage::Data, reply(503, Enhanced(5, 5, 1), "Bad sequence")),
+                2,
+                "PP ready in 120",
+            ),
+            (
+                Outcome::Refused(Stage::Data, reply(503, Enhanced(5, 5, 1), "Bad sequence")),
+                3,
+                "PP held in 3600 by message",
+            ),
+        ] {
+            assert_eq!(told(&outcome, 2, count), expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_hold_is_asked_for_once_a_recipient_and_kept_as_it_was_answered() {
+        let denied = Outcome::Refused(Stage::Mail, reply(554, Enhanced(5, 2, 252), "SendAsDenied"));
+        let (plan, holds) = planned(&denied, 2, 1);
+        assert_eq!(holds.len(), 2);
+        assert!(plan.standing.due.is_none(), "what is stopped as a whole is probed as a whole");
+        assert_eq!(plan.standing.rule, "send-as-denied");
+        assert!(plan.standing.reason.starts_with("554 5.2.252"));
+    }
+}

@@ -182,3 +182,74 @@ pub fn header_of(data: &[u8]) -> String {
     });
     lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proto::{client::Stage, reply::Reply},
+        relay::{aftermath::End, course::Course},
+        smarthost::classify::{self, catalogue::Catalogue},
+    };
+
+    fn case(from: &str) -> Case<'_> {
+        Case {
+            id: "k3.1",
+            device: "192.0.2.7",
+            mailbox: "scanner@example.com",
+            from,
+            received: Timestamp::from_second(1_800_000_000).unwrap(),
+        }
+    }
+
+    fn fate(code: u16, text: &str) -> Fate {
+        let reply = Reply::new(code, None, text);
+        let verdict = classify::reply(Catalogue::built_in(), Some(Stage::Eod), &reply);
+        Fate {
+            end: End::Not(Course::Refuse),
+            said: reply.to_string(),
+            reply: Some((Stage::Eod, reply)),
+            verdict: Some(verdict),
+        }
+    }
+
+    #[test]
+    fn a_notice_says_what_happened_what_it_means_and_what_to_do() {
+        let recipients = vec!["office@example.com".to_owned()];
+        let refused = Happened::Refused { recipients, fate: fate(550, "5.1.1 no such user") };
+        let header = header_of(b"From: a@b\r\nSubject: scan\r\n..x: y\r\n\r\nwages");
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let notice = compose(&case("copier@example.com"), &[refused], &header, now).unwrap();
+        assert_eq!(notice.subject, "Not delivered: mail of 192.0.2.7 to office@example.com");
+        for part in [
+            "refused it for good",
+            "What was said\n  550 5.1.1 no such user\n",
+            "What it means\n",
+            "What to do\n  * ",
+            "  id        k3.1\n",
+            "Its header section\n  From: a@b\n  Subject: scan\n  .x: y\n",
+        ] {
+            assert!(notice.text.contains(part), "{part:?} in {}", notice.text);
+        }
+        assert!(!notice.text.contains("wages"));
+    }
+
+    #[test]
+    fn a_null_reverse_path_makes_a_notice_only_when_more_is_stopped() {
+        let now = Timestamp::from_second(0).unwrap();
+        let held = || Happened::Held { fate: fate(550, "no") };
+        assert_eq!(compose(&case(""), &[held()], "", now), None);
+        assert_eq!(compose(&case("a@b"), &[], "", now), None);
+        let stopped = Happened::Stopped { hold: Hold::Mailbox, fate: fate(550, "no") };
+        let notice = compose(&case(""), &[held(), stopped], "", now).unwrap();
+        assert_eq!(notice.subject, "Held: all mail of scanner@example.com");
+    }
+
+    #[test]
+    fn a_header_section_is_shown_bounded_and_without_controls() {
+        let long = [b"Subject: \x1b[31m".as_slice(), &b"x".repeat(20_000)].concat();
+        let shown = header_of(&long);
+        assert!(shown.len() <= HEADER && shown.starts_with("Subject: ?[31m"), "{}", &shown[..40]);
+        assert_eq!(header_of(b""), "");
+    }
+}
