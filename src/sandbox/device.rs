@@ -41,6 +41,11 @@ impl Device {
         Self::greeted(io, Some(info)).await
     }
 
+    /// Reads the greeting on a connection that has come about by other means.
+    pub async fn over(io: BoxIo) -> io::Result<Self> {
+        Self::greeted(io, None).await
+    }
+
     async fn greeted(io: BoxIo, tls: Option<TlsInfo>) -> io::Result<Self> {
         let mut framed = Framed::new(io, ClientCodec::new());
         let greeting = read(&mut framed).await?;

@@ -1,5 +1,8 @@
 //! A stand-in for Exchange Online, and for the devices on the other side: for `demo`, `sandbox`, tests and
 //! benches. It says what Exchange Online says, and misbehaves when told to: see [`scenario`].
+//!
+//! It listens on a socket, or is reached in memory: then a test may stop the clock, which runs on while a socket
+//! is in flight.
 
 pub mod device;
 pub mod scenario;
@@ -8,10 +11,10 @@ mod session;
 use std::{
     collections::VecDeque,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -25,13 +28,21 @@ use crate::{
     policy::TlsProfile,
     transport::{
         certificate::{CertificateError, Identity},
+        dial::{DialError, Dialler},
         listener::Listener,
         server_tls::{ServerTls, ServerTlsError},
+        stream::BoxIo,
     },
 };
 
 /// Octets of mail data that are kept, over all messages; older ones go.
 const KEPT: usize = 64 * 1024 * 1024;
+/// Octets on their way in each direction of a connection in memory, as in a socket's buffer.
+const IN_FLIGHT: usize = 64 * 1024;
+/// The names that its certificate is made for.
+const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+/// The address of both ends where there are none.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A running stand-in. Dropping it stops it.
 pub struct Sandbox {
@@ -93,13 +104,17 @@ struct Server {
     counts: Counts,
     kept: Mutex<VecDeque<Delivery>>,
     news: Notify,
+    /// Nobody is let in.
+    refuses: AtomicBool,
+    /// Cancelled to close what is open; then there is a new one.
+    cut: Mutex<CancellationToken>,
     stop: CancellationToken,
 }
 
 impl Sandbox {
     /// Starts on an address, port 0 for a free one, with a certificate for `localhost` and its addresses.
     pub async fn start(address: SocketAddr, scenario: Scenario) -> Result<Self, SandboxError> {
-        let identity = Identity::make(&["localhost", "127.0.0.1", "::1"])?;
+        let identity = Identity::make(&NAMES)?;
         Self::start_as(address, scenario, &identity).await
     }
 
@@ -111,23 +126,65 @@ impl Sandbox {
     ) -> Result<Self, SandboxError> {
         let socket =
             Listener::bind(address).await.map_err(|error| SandboxError::Bind(address, error))?;
-        let certificate = identity.certificate.to_pem().map_err(CertificateError::Make)?;
-        let tls = server_tls(scenario.tls, identity)?;
-        let server = Arc::new(Server {
-            script: Script::new(scenario),
-            tls,
-            counts: Counts::default(),
-            kept: Mutex::default(),
-            news: Notify::new(),
-            stop: CancellationToken::new(),
-        });
-        let sandbox =
-            Self { address: socket.address(), certificate, server, tracker: TaskTracker::new() };
+        let sandbox = Self::new(socket.address(), scenario, identity)?;
         sandbox.tracker.spawn(accept(socket, Arc::clone(&sandbox.server), sandbox.tracker.clone()));
         Ok(sandbox)
     }
 
-    /// Where it listens.
+    /// One without a socket, to be reached by [`Sandbox::connect`] and [`Sandbox::dialler`].
+    pub fn in_memory(scenario: Scenario) -> Result<Self, SandboxError> {
+        Self::new(NOWHERE, scenario, &Identity::make(&NAMES)?)
+    }
+
+    fn new(
+        address: SocketAddr,
+        scenario: Scenario,
+        identity: &Identity,
+    ) -> Result<Self, SandboxError> {
+        let certificate = identity.certificate.to_pem().map_err(CertificateError::Make)?;
+        let server = Arc::new(Server {
+            tls: server_tls(scenario.tls, identity)?,
+            script: Script::new(scenario),
+            counts: Counts::default(),
+            kept: Mutex::default(),
+            news: Notify::new(),
+            refuses: AtomicBool::new(false),
+            cut: Mutex::default(),
+            stop: CancellationToken::new(),
+        });
+        Ok(Self { address, certificate, server, tracker: TaskTracker::new() })
+    }
+
+    /// A connection in memory, unless it refuses them.
+    pub fn connect(&self) -> io::Result<BoxIo> {
+        Arc::clone(&self.server).connect(&self.tracker)
+    }
+
+    /// A way to it in memory.
+    pub fn dialler(&self) -> Dialler {
+        let (server, tracker) = (Arc::clone(&self.server), self.tracker.clone());
+        Dialler::Fn(Arc::new(move || {
+            let connected = Arc::clone(&server).connect(&tracker);
+            let dialled = connected.map(|io| (io, NOWHERE)).map_err(|error| DialError::Connect {
+                host: "the sandbox".to_owned(),
+                tried: vec![format!("in memory: {error}")],
+            });
+            Box::pin(std::future::ready(dialled))
+        }))
+    }
+
+    /// From now on nobody is let in, or everybody again. What is open stays: see [`Sandbox::cut`].
+    pub fn refuse(&self, refuses: bool) {
+        self.server.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    /// Closes every connection that is open, wherever its dialogue is.
+    pub fn cut(&self) {
+        let mut cut = self.server.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *cut).cancel();
+    }
+
+    /// Where it listens; nowhere if it is in memory.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -187,19 +244,36 @@ fn server_tls(tls: Tls, identity: &Identity) -> Result<ServerTls, ServerTlsError
 async fn accept(socket: Listener, server: Arc<Server>, tracker: TaskTracker) {
     let stop = server.stop.clone();
     while let Some((stream, peer)) = stop.run_until_cancelled(socket.accept()).await {
-        let server = Arc::clone(&server);
-        tracker.spawn(async move {
-            let open = server.counts.open.fetch_add(1, Ordering::SeqCst) + 1;
-            server.counts.most_open.fetch_max(open, Ordering::SeqCst);
-            server.counts.connections.fetch_add(1, Ordering::SeqCst);
-            let serving = session::serve(Box::new(stream), peer.ip(), Arc::clone(&server));
-            server.stop.run_until_cancelled(serving).await;
-            server.counts.open.fetch_sub(1, Ordering::SeqCst);
-        });
+        if !server.refuses.load(Ordering::SeqCst) {
+            tracker.spawn(Arc::clone(&server).serve(Box::new(stream), peer.ip()));
+        }
     }
 }
 
 impl Server {
+    fn connect(self: Arc<Self>, tracker: &TaskTracker) -> io::Result<BoxIo> {
+        if self.refuses.load(Ordering::SeqCst) || self.stop.is_cancelled() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = tokio::io::duplex(IN_FLIGHT);
+        tracker.spawn(self.serve(Box::new(ours), NOWHERE.ip()));
+        Ok(Box::new(theirs))
+    }
+
+    async fn serve(self: Arc<Self>, io: BoxIo, peer: IpAddr) {
+        let open = self.counts.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.counts.most_open.fetch_max(open, Ordering::SeqCst);
+        self.counts.connections.fetch_add(1, Ordering::SeqCst);
+        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let serving = session::serve(io, peer, Arc::clone(&self));
+        tokio::select! {
+            () = serving => {}
+            () = cut.cancelled() => {}
+            () = self.stop.cancelled() => {}
+        }
+        self.counts.open.fetch_sub(1, Ordering::SeqCst);
+    }
+
     fn keep(&self, delivery: Delivery) {
         let mut kept = self.kept();
         kept.push_back(delivery);

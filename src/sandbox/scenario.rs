@@ -7,10 +7,18 @@
 //! | `reply-550-5.7.708@…` | that reply: at RCPT to a recipient, at MAIL to a sender |
 //! | `reply-432-4.3.2-dot@…` | that reply at a stage: `mail`, `rcpt`, `data`, `dot` |
 //! | `close-dot@…`, `close-after-dot@…` | the connection is closed instead of an answer at the stage; the message is not taken |
-//! | `close-in-data@…` | the connection is closed when 32 KiB of the data have come |
+//! | `hang-dot@…` | no answer comes at the stage, and the connection stays open until the relay closes it |
+//! | `garbage-dot@…` | what comes at the stage is no reply; the message is not taken |
 //! | `slow-354@…`, `slow-dot-1.5@…` | the answer comes late, by 5 s or as said |
 //!
 //! What follows a `+` is ignored, so that addresses can be told apart.
+//!
+//! There are two stages without an answer of their own, where a fault strikes all the same:
+//!
+//! | stage | when | what a fault does there |
+//! |---|---|---|
+//! | `in-data` | 32 KiB of the data have come | `reply` and `garbage` are said, then it closes; `hang` reads no more, `slow` not for that long |
+//! | `tls` (file only) | the handshake has begun | `reply` and `garbage` come in the clear, then it closes; `hang` goes no further, `delay` later |
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -71,7 +79,13 @@ pub struct Fault {
     pub stage: Stage,
     /// What is said instead of the usual.
     pub reply: Option<String>,
-    /// Whether the connection is closed, after the reply if there is one.
+    /// Whether nothing is said ever, on a connection that stays open until the relay closes it.
+    #[serde(default)]
+    pub hang: bool,
+    /// Whether octets are said that are no reply.
+    #[serde(default)]
+    pub garbage: bool,
+    /// Whether the connection is closed, after what is said if there is anything.
     #[serde(default)]
     pub close: bool,
     /// Seconds by which the answer is late.
@@ -94,6 +108,8 @@ pub enum Stage {
     Ehlo,
     /// STARTTLS.
     Starttls,
+    /// In the TLS handshake.
+    Tls,
     /// The end of an AUTH exchange.
     Auth,
     /// MAIL.
@@ -114,8 +130,22 @@ pub enum Stage {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Deed {
     pub(super) delay: Duration,
-    pub(super) reply: Option<Reply>,
+    pub(super) words: Words,
     pub(super) close: bool,
+}
+
+/// What is said at a stage.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Words {
+    /// What is always said there; nothing if the connection is closed.
+    #[default]
+    Usual,
+    /// Another reply.
+    Reply(Reply),
+    /// What is no reply.
+    Garbage,
+    /// Nothing, ever.
+    None,
 }
 
 /// A scenario that counts how often each of its faults was due.
@@ -155,8 +185,27 @@ impl Scenario {
             if fault.every == 0 || !(0.0..=86_400.0).contains(&fault.delay) {
                 return Err("every is 1 or more, delay from 0 to 86400 seconds".to_owned());
             }
+            if [fault.reply.is_some(), fault.hang, fault.garbage]
+                .into_iter()
+                .filter(|on| *on)
+                .count()
+                > 1
+            {
+                return Err("reply, hang and garbage exclude each other".to_owned());
+            }
         }
         Ok(scenario)
+    }
+}
+
+impl Fault {
+    fn words(&self) -> Words {
+        match self.reply.as_deref().and_then(reply) {
+            Some(reply) => Words::Reply(reply),
+            None if self.garbage => Words::Garbage,
+            None if self.hang => Words::None,
+            None => Words::Usual,
+        }
     }
 }
 
@@ -185,7 +234,7 @@ impl Script {
             {
                 return Some(Deed {
                     delay: Duration::from_secs_f64(fault.delay),
-                    reply: fault.reply.as_deref().and_then(reply),
+                    words: fault.words(),
                     close: fault.close,
                 });
             }
@@ -219,13 +268,22 @@ fn asked(usual: Stage, address: &str) -> Option<(Stage, Deed)> {
                 enhanced: Some(Enhanced::parse(enhanced)?),
                 lines: vec!["scripted by the sandbox".to_owned()],
             };
-            Some((stage(rest).unwrap_or(usual), Deed { reply: Some(reply), ..Deed::default() }))
+            let words = Words::Reply(reply);
+            Some((stage(rest).unwrap_or(usual), Deed { words, ..Deed::default() }))
+        }
+        ["hang", ref rest @ ..] => {
+            Some((stage(rest)?, Deed { words: Words::None, ..Deed::default() }))
+        }
+        ["garbage", ref rest @ ..] => {
+            Some((stage(rest)?, Deed { words: Words::Garbage, ..Deed::default() }))
         }
         ["close", ref rest @ ..] => Some((stage(rest)?, Deed { close: true, ..Deed::default() })),
-        ["slow", at, ref rest @ ..] => {
+        ["slow", ref rest @ ..] => {
+            let (at, rest) =
+                rest.split_at_checked(if rest.first() == Some(&"in") { 2 } else { 1 })?;
             let seconds = rest.first().and_then(|seconds| seconds.parse().ok()).unwrap_or(5.0f64);
             let delay = Duration::try_from_secs_f64(seconds).ok()?;
-            Some((stage(&[at])?, Deed { delay, ..Deed::default() }))
+            Some((stage(at)?, Deed { delay, ..Deed::default() }))
         }
         _ => None,
     }
@@ -253,10 +311,9 @@ mod tests {
     #[test]
     fn addresses_ask_for_faults() {
         let script = Script::new(Scenario::default());
-        let said = |stage, recipient: &str| {
-            due(&script, stage, recipient)
-                .and_then(|deed| deed.reply)
-                .map(|reply| reply.to_string())
+        let said = |stage, recipient: &str| match due(&script, stage, recipient)?.words {
+            Words::Reply(reply) => Some(reply.to_string()),
+            words => Some(format!("{words:?}")),
         };
         assert_eq!(
             said(Stage::Rcpt, "reply-550-5.7.708@x").as_deref(),
@@ -274,7 +331,22 @@ mod tests {
             due(&script, Stage::Dot, "slow-dot-0.5@x").unwrap().delay,
             Duration::from_millis(500)
         );
-        for nothing in ["office@x", "reply-9-x@x", "close-nowhere@x", "slow-354--1@x"] {
+        assert_eq!(
+            due(&script, Stage::InData, "slow-in-data-2@x").unwrap().delay,
+            Duration::from_secs(2)
+        );
+        assert_eq!(said(Stage::Dot, "hang-dot@x").as_deref(), Some("None"));
+        assert_eq!(said(Stage::InData, "garbage-in-data@x").as_deref(), Some("Garbage"));
+        for nothing in [
+            "office@x",
+            "slow@x",
+            "slow-in@x",
+            "hang@x",
+            "garbage-tls@x",
+            "reply-9-x@x",
+            "close-nowhere@x",
+            "slow-354--1@x",
+        ] {
             assert!(
                 [Stage::Rcpt, Stage::Dot]
                     .into_iter()
@@ -292,5 +364,17 @@ mod tests {
         assert_eq!(due, [false, true, false, true, false, false, false, false]);
         assert!(Scenario::parse("[[fault]]\nstage = 'dot'\nreply = 'no'").is_err());
         assert!(Scenario::parse("passwort = 'p'").unwrap_err().contains("passwort"));
+    }
+
+    #[test]
+    fn a_file_says_one_thing_at_a_time() {
+        let words = |lines: &str| {
+            let scenario = Scenario::parse(&format!("[[fault]]\nstage = 'tls'\n{lines}"))?;
+            Ok::<_, String>(due(&Script::new(scenario), Stage::Tls, "a@b").unwrap().words)
+        };
+        assert_eq!(words("hang = true"), Ok(Words::None));
+        assert_eq!(words("garbage = true\nclose = true"), Ok(Words::Garbage));
+        assert_eq!(words("close = true"), Ok(Words::Usual));
+        assert!(words("hang = true\ngarbage = true").unwrap_err().contains("exclude"));
     }
 }

@@ -8,9 +8,13 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::codec::Framed;
 
-use super::{Delivery, Server, scenario::Stage};
+use super::{
+    Delivery, Server,
+    scenario::{Deed, Stage, Words},
+};
 use crate::{
     codec::server::{ServerCodec, ServerItem},
     proto::{
@@ -22,8 +26,10 @@ use crate::{
 };
 
 const HOST: &str = "SANDBOX.PROD.OUTLOOK.COM";
-/// Where `close-in-data` strikes, in octets.
-const CUT_AT: usize = 32 * 1024;
+/// Where a fault at `in-data` strikes, in octets.
+const IN_DATA: usize = 32 * 1024;
+/// What is no reply, in any reading of RFC 5321 section 4.2.
+const GARBAGE: &[u8] = b"\xff\x00 hello\r\n";
 
 /// The connection is over.
 struct Over;
@@ -85,12 +91,10 @@ impl Peer {
             };
             match Command::parse(&line) {
                 Ok(Command::StartTls) if self.server.script.scenario.starttls && !self.tls => {
-                    self.answer(
-                        Stage::Starttls,
-                        Reply::new(220, Enhanced(2, 0, 0), "SMTP server ready"),
-                    )
-                    .await?;
-                    self = self.secure().await?;
+                    let ready = Reply::new(220, Enhanced(2, 0, 0), "SMTP server ready");
+                    if self.answered(Stage::Starttls, ready).await? == 220 {
+                        self = self.secure().await?;
+                    }
                 }
                 Ok(command) => self.command(command).await?,
                 Err(_) => {
@@ -315,7 +319,7 @@ impl Peer {
             Enhanced(2, 0, 0),
             format!("OK <{:016x}@{HOST}> [Hostname={HOST}]", fastrand::u64(..)),
         );
-        let mut cut = self.due(Stage::InData).is_some();
+        let mut passed = false;
         let size = loop {
             let item = self.next().await.inspect_err(|_| {
                 self.server.counts.cut.fetch_add(1, Ordering::SeqCst);
@@ -325,8 +329,8 @@ impl Peer {
                     data.extend_from_slice(
                         &chunk[..chunk.len().min(super::KEPT.saturating_sub(data.len()))],
                     );
-                    if cut && data.len() >= CUT_AT {
-                        return Err(Over);
+                    if data.len() >= IN_DATA && !std::mem::replace(&mut passed, true) {
+                        self.strike(Stage::InData).await?;
                     }
                 }
                 ServerItem::DataFault(_) => {
@@ -337,7 +341,7 @@ impl Peer {
                     )
                 }
                 ServerItem::DataEnd { size, .. } => break size,
-                _ => cut = false,
+                _ => {}
             }
         };
         let scenario = &self.server.script.scenario;
@@ -372,17 +376,7 @@ impl Peer {
             // Kept before it is said: who has read the 250 finds the message.
             self.server.keep(delivery);
             self.framed.flush().await.map_err(|_| Over)?;
-            if let Some(deed) = self.due(Stage::Idle) {
-                self.framed.flush().await.map_err(|_| Over)?;
-                tokio::time::sleep(deed.delay).await;
-                if let Some(reply) = &deed.reply {
-                    self.say(reply).await?;
-                    self.framed.flush().await.map_err(|_| Over)?;
-                }
-                if deed.close {
-                    return Err(Over);
-                }
-            }
+            self.strike(Stage::Idle).await?;
         }
         Ok(())
     }
@@ -392,7 +386,7 @@ impl Peer {
         self.recipients.clear();
     }
 
-    fn due(&self, stage: Stage) -> Option<super::scenario::Deed> {
+    fn due(&self, stage: Stage) -> Option<Deed> {
         let from = self.from.iter().map(|from| (Stage::Mail, from.as_str()));
         // At RCPT only the newest recipient counts, later all of them do.
         let skip = if stage == Stage::Rcpt { self.recipients.len().saturating_sub(1) } else { 0 };
@@ -412,21 +406,68 @@ impl Peer {
             self.framed.flush().await.map_err(|_| Over)?;
             tokio::time::sleep(deed.delay).await;
         }
-        let said = match (deed.reply, deed.close) {
-            (Some(reply), _) => Some(reply),
-            (None, true) => None,
-            (None, false) => Some(usual),
-        };
-        if let Some(reply) = &said {
-            self.say(reply).await?;
-        }
-        match said {
-            Some(reply) if !deed.close => Ok(reply.code.get()),
-            _ => {
-                let _ = self.framed.close().await;
-                Err(Over)
+        match deed.words {
+            Words::Usual if deed.close => self.close().await,
+            Words::Usual => self.said(usual, false).await,
+            Words::Reply(reply) => self.said(reply, deed.close).await,
+            Words::Garbage => {
+                self.babble().await?;
+                // No code at all: nothing was granted.
+                if deed.close { self.close().await } else { Ok(0) }
             }
+            Words::None => self.hang().await,
         }
+    }
+
+    async fn said(&mut self, reply: Reply, close: bool) -> Result<u16, Over> {
+        self.say(&reply).await?;
+        if close { self.close().await } else { Ok(reply.code.get()) }
+    }
+
+    /// A fault where nobody waits for an answer. In the middle of something the connection ends with what is said.
+    async fn strike(&mut self, stage: Stage) -> Result<(), Over> {
+        let Some(Deed { delay, words, close }) = self.due(stage) else { return Ok(()) };
+        let ends = stage != Stage::Idle;
+        self.framed.flush().await.map_err(|_| Over)?;
+        if stage == Stage::Tls && (close || words != Words::Usual) {
+            // The client's first words are read: with octets unread a close is a reset.
+            let _ = self.framed.get_mut().read(&mut [0; 512]).await;
+        }
+        tokio::time::sleep(delay).await;
+        let says = words != Words::Usual;
+        match words {
+            Words::Usual => {}
+            Words::Reply(reply) => {
+                self.say(&reply).await?;
+                self.framed.flush().await.map_err(|_| Over)?;
+            }
+            Words::Garbage => self.babble().await?,
+            // Nothing is read any more, so that the relay's writes come to a stop. Its close is not seen either.
+            Words::None if stage == Stage::InData => std::future::pending().await,
+            Words::None => return self.hang().await,
+        }
+        if close || (says && ends) { self.close().await } else { Ok(()) }
+    }
+
+    /// Says what is no reply.
+    async fn babble(&mut self) -> Result<(), Over> {
+        self.framed.flush().await.map_err(|_| Over)?;
+        let io = self.framed.get_mut();
+        io.write_all(GARBAGE).await.map_err(|_| Over)?;
+        io.flush().await.map_err(|_| Over)
+    }
+
+    /// Says nothing any more; returns when the other side has closed.
+    async fn hang<T>(&mut self) -> Result<T, Over> {
+        self.framed.flush().await.map_err(|_| Over)?;
+        let mut unheard = [0; 512];
+        while self.framed.get_mut().read(&mut unheard).await.is_ok_and(|read| read > 0) {}
+        Err(Over)
+    }
+
+    async fn close<T>(&mut self) -> Result<T, Over> {
+        let _ = self.framed.close().await;
+        Err(Over)
     }
 
     /// The next item; replies go out when there is nothing left to read.
@@ -447,6 +488,7 @@ impl Peer {
 
     async fn secure(mut self) -> Result<Self, Over> {
         self.framed.flush().await.map_err(|_| Over)?;
+        self.strike(Stage::Tls).await?;
         let (io, _) =
             self.server.tls.accept(self.framed.into_parts().io).await.map_err(|_| Over)?;
         Ok(Self {

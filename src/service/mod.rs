@@ -5,6 +5,7 @@ mod certificate;
 mod start;
 mod status;
 pub mod systemd;
+pub mod wire;
 
 use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 

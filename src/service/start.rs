@@ -3,22 +3,21 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Service, Sessions, admin::Admin, certificate::Certificate, status::Status};
+use super::{
+    Service, Sessions,
+    admin::Admin,
+    certificate::Certificate,
+    status::Status,
+    wire::{Wired, accounts, wire},
+};
 use crate::{
-    auth::accounts::{Accounts, AccountsError},
-    config::{self, Config},
-    relay::Relay,
-    smarthost::{
-        Target, TargetError,
-        pool::{Lifetime, Pool},
-    },
-    telemetry::{
-        metrics::Metrics,
-        transcript::{Keep, Transcripts},
-    },
+    auth::accounts::AccountsError,
+    config::Config,
+    smarthost::{Target, TargetError},
+    telemetry::metrics::Metrics,
     transport::{
         certificate::CertificateError,
         listener::{Listener, Seats},
@@ -82,7 +81,6 @@ impl Service {
             "starting"
         );
         let target = Target::new(&config)?;
-        let accounts = accounts(&config)?;
         let (doors, certificate) = Certificate::show(&config, &metrics).await?;
         let mut bound = Vec::new();
         for door in doors {
@@ -94,8 +92,6 @@ impl Service {
             })?;
             bound.push((socket, door));
         }
-        let (background, over, drain) =
-            (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let admin =
             match &config.admin {
                 None => None,
@@ -103,37 +99,13 @@ impl Service {
                     StartError::Bind { what: "admin".to_owned(), address: admin.address, cause }
                 })?),
             };
-        let transcripts = Transcripts::new(match config.log.transcripts {
-            config::Transcripts::Off => Keep::Off,
-            config::Transcripts::Failed => Keep::Failed,
-            config::Transcripts::All => Keep::All,
-        });
-        let pool = Pool::new(
-            target,
-            config.mailbox.max_connections,
-            Lifetime::default(),
-            metrics.clone(),
-            Arc::clone(&transcripts),
-            background.clone(),
-        );
+        let Wired { relay, background } = wire(&config, target, &metrics).await?;
+        let (pool, over) = (Arc::clone(&relay.pool), CancellationToken::new());
         let sessions = Sessions {
             seats: Arc::new(Seats::new(config.limits.sessions, config.limits.sessions_per_device)),
             tracker: TaskTracker::new(),
             abort: CancellationToken::new(),
-            relay: Arc::new(Relay {
-                hostname: config.hostname,
-                received: config.received,
-                limits: config.limits,
-                lease_wait: config.smarthost.lease_wait,
-                delivery: config.delivery,
-                accounts,
-                logins: Semaphore::new(2),
-                pool: Arc::clone(&pool),
-                keeper: None,
-                metrics: metrics.clone(),
-                transcripts: Arc::clone(&transcripts),
-                drain: drain.clone(),
-            }),
+            relay: Arc::clone(&relay),
         };
         let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
         for (socket, door) in bound {
@@ -148,9 +120,9 @@ impl Service {
         }
         let status = Arc::new(Status {
             metrics: metrics.clone(),
-            drain,
+            drain: relay.drain.clone(),
             pool: Arc::clone(&pool),
-            transcripts,
+            transcripts: Arc::clone(&relay.transcripts),
             listeners,
             began: Instant::now(),
         });
@@ -173,10 +145,4 @@ impl Service {
             over,
         })
     }
-}
-
-fn accounts(config: &Config) -> Result<Accounts, AccountsError> {
-    let accounts = config.users_file.clone().map_or(Accounts::None, Accounts::File);
-    accounts.check()?;
-    Ok(accounts)
 }

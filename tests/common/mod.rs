@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
+pub mod memory;
+
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use argon2::{Argon2, Params, PasswordHasher as _, password_hash::SaltString};
@@ -11,6 +13,7 @@ use smtp_uplift::{
     config,
     sandbox::{Sandbox, device::Device, scenario::Scenario},
     service::Service,
+    telemetry::metrics::Metrics,
     transport::device_tls::DeviceTls,
 };
 use tempfile::TempDir;
@@ -110,10 +113,14 @@ impl House {
 
     /// The value of a metric, by the whole of its name and labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let text = self.service.metrics().render();
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("smtp_uplift_{name} ")));
-        line.map_or(0.0, |value| value.parse().unwrap())
+        metric(self.service.metrics(), name)
     }
+}
+
+fn metric(metrics: &Metrics, name: &str) -> f64 {
+    let text = metrics.render();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("smtp_uplift_{name} ")));
+    line.map_or(0.0, |value| value.parse().unwrap())
 }
 
 /// Writes a house's files; returns the text of its configuration.
