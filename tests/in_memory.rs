@@ -54,6 +54,25 @@ async fn a_smarthost_that_is_away_comes_back() {
     assert!(heard.starts_with("250 "), "{heard}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_stops_leaves_its_folder_and_its_smarthost_to_the_next_one() {
+    let plan = || Plan { more: STREAM, ..Plan::default() };
+    let house = InMemory::build(plan()).await;
+    let mut device = house.device().await;
+    device.say("MAIL FROM:<a@x>").await.unwrap();
+    let (stopped, heard) = tokio::join!(house.stop(), async {
+        sleep(seconds(1)).await;
+        let heard = device.say("RCPT TO:<b@x>").await.unwrap().to_string();
+        device.say("RSET").await.unwrap();
+        heard
+    });
+    assert!(heard.starts_with("250 "), "{heard}");
+    let (sandbox, folder) = stopped;
+    assert_eq!(sandbox.counts().open.load(Ordering::SeqCst), 0);
+    let house = InMemory::with(sandbox, folder, plan()).await;
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("250 "));
+}
+
 /// What a message meets with when one thing goes wrong; how long that takes.
 async fn meet(lines: &str, to: &str, data: &str) -> (String, Duration, InMemory) {
     let house = InMemory::build(Plan {
@@ -201,6 +220,16 @@ async fn in_a_pause_nothing_is_lent() {
     let (lease, took) = timed(pool.lease(seconds(5))).await;
     lease.unwrap().park();
     assert_eq!(took, seconds(0), "it is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_hears_of_a_pause_at_once() {
+    let house = InMemory::build(Plan { more: STREAM, ..Plan::default() }).await;
+    house.relay.pool.pause(seconds(60));
+    let (heard, took) = timed(house.send("a@x", &["b@x"])).await;
+    assert!(heard.starts_with("451 4.3.2 ") && took == seconds(0), "{heard} {took:?}");
+    sleep(seconds(60)).await;
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("250 "));
 }
 
 #[tokio::test(start_paused = true)]

@@ -173,7 +173,8 @@ impl Sandbox {
         }))
     }
 
-    /// From now on nobody is let in, or everybody again. What is open stays: see [`Sandbox::cut`].
+    /// From now on nobody is let in, or everybody again; at a socket whoever comes is closed at once. What is open
+    /// stays: see [`Sandbox::cut`].
     pub fn refuse(&self, refuses: bool) {
         self.server.refuses.store(refuses, Ordering::SeqCst);
     }

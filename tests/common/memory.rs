@@ -88,6 +88,17 @@ impl InMemory {
         heard
     }
 
+    /// Stops the relay as the service does; returns what outlives it, for [`InMemory::with`].
+    pub async fn stop(self) -> (Sandbox, TempDir) {
+        self.relay.drain.cancel();
+        self.sessions.close();
+        self.sessions.wait().await;
+        self.relay.pool.stop();
+        self.background.close();
+        self.background.wait().await;
+        (self.sandbox, self.folder)
+    }
+
     /// The value of a metric, by the whole of its name and labels.
     pub fn metric(&self, name: &str) -> f64 {
         super::metric(&self.relay.metrics, name)
