@@ -20,8 +20,6 @@ use smtp_uplift::{
 };
 use tokio::{task::yield_now, time::sleep};
 
-const STREAM: &str = "[delivery]\nmode = \"stream\"";
-
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
@@ -33,7 +31,7 @@ fn about(took: Duration, said: Duration) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn a_verdict_that_takes_25_seconds_takes_none() {
-    let house = InMemory::build(Plan { more: STREAM, ..Plan::default() }).await;
+    let house = InMemory::new().await;
     let (heard, took) = timed(house.send("a@x", &["slow-dot-25@x"])).await;
     assert!(heard.starts_with("250 "), "{heard}");
     assert!(about(took, seconds(25)), "{took:?}");
@@ -44,7 +42,7 @@ async fn a_verdict_that_takes_25_seconds_takes_none() {
 
 #[tokio::test(start_paused = true)]
 async fn a_smarthost_that_is_away_comes_back() {
-    let house = InMemory::build(Plan { more: STREAM, ..Plan::default() }).await;
+    let house = InMemory::new().await;
     house.sandbox.refuse(true);
     house.sandbox.cut();
     let heard = house.send("a@x", &["b@x"]).await;
@@ -75,13 +73,8 @@ async fn a_relay_that_stops_leaves_its_folder_and_its_smarthost_to_the_next_one(
 
 /// What a message meets with when one thing goes wrong; how long that takes.
 async fn meet(lines: &str, to: &str, data: &str) -> (String, Duration, InMemory) {
-    let house = InMemory::build(Plan {
-        scenario: fault(lines),
-        more: STREAM,
-        settled: false,
-        ..Plan::default()
-    })
-    .await;
+    let house =
+        InMemory::build(Plan { scenario: fault(lines), settled: false, ..Plan::default() }).await;
     let mut device = house.device().await;
     let (heard, took) = timed(device.send("a@x", &[to], data.to_owned())).await;
     (heard.unwrap().to_string(), took, house)

@@ -34,7 +34,9 @@ use super::{
 use crate::{
     proto::{client::Stage, reply::Reply},
     smarthost::connection::{Lost, LostCause},
-    spool::queue::{Hold, NewMessage, QueueError, Recipient, RecipientState, Standing, State},
+    spool::queue::{
+        Hold, NewMessage, Queue as _, QueueError, Recipient, RecipientState, Standing, State,
+    },
     telemetry::{maillog::Disposition, transcript::Voice},
 };
 

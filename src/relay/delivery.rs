@@ -30,7 +30,8 @@ use crate::{
     proto::{envelope::Envelope, param::MailParams, path::ForwardPath},
     smarthost::pool::LeaseError,
     spool::queue::{
-        Hold, Leased, NewNotice, QueueError, RecipientState, Settlement, Standing, State,
+        Hold, Leased, NewNotice, Queue as _, QueueError, RecipientState, Settlement, Standing,
+        State,
     },
     telemetry::transcript::{Transcript, Voice},
 };
@@ -114,11 +115,12 @@ impl Courier {
             }
             tokio::select! {
                 biased;
-                () = drain.cancelled() => return,
+                () = drain.cancelled() => break,
                 () = self.keeper.wake.notified() => {}
                 () = sleep(TICK) => {}
             }
         }
+        self.notifier.stop();
     }
 
     /// Takes up what an earlier relay had stopped.
@@ -227,6 +229,9 @@ impl Courier {
         let messages: Vec<_> = State::ALL.map(|state| (state.as_str(), of(state))).to_vec();
         let age = totals.oldest.map_or(0, |oldest| now.duration_since(oldest).as_secs().max(0));
         self.keeper.metrics.spool_holds(&messages, totals.bytes, age as u64);
+        if let Some(free) = self.keeper.queue.disk_free() {
+            self.keeper.metrics.spool_disk_free(free);
+        }
         self.notifier.waiting(totals.notices, &self.keeper);
         Ok(())
     }

@@ -2,7 +2,6 @@
 //! the conclusion from an attempt.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -27,8 +26,9 @@ use crate::{
         pool::{LeaseError, Pool},
     },
     spool::{
-        queue::{Hold, NewNotice, Queue, QueueError, RecipientState, State},
+        queue::{Hold, NewNotice, Queue as _, RecipientState, State},
         schedule::{self, Trouble},
+        store::Store,
     },
     telemetry::metrics::Metrics,
 };
@@ -39,11 +39,7 @@ const TOO_FAST: Duration = Duration::from_secs(60);
 /// What keeps messages.
 pub struct Keeper {
     /// Where they are.
-    pub queue: Arc<dyn Queue>,
-    /// Whether the queue has room for so many octets more.
-    pub room: Box<dyn Fn(u64) -> Result<(), QueueError> + Send + Sync>,
-    /// Where replays put what does not stay in memory.
-    pub incoming: PathBuf,
+    pub queue: Arc<Store>,
     /// The memory of all replays.
     pub budget: Arc<Budget>,
     /// When messages are tried again, and how long they are kept.
@@ -123,6 +119,20 @@ impl Keeper {
     /// What is stopped.
     pub fn stops(&self) -> MutexGuard<'_, Stops> {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An operator's word: whatever is stopped or away is tried now.
+    pub fn try_again(&self) {
+        let now = self.clock.now();
+        self.stops().try_again(None, now);
+        self.away().try_again(now);
+        self.wake.notify_one();
+    }
+
+    /// Waits until what is under way is done. Nothing begins any more: sessions are over, and the courier rests.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Whether the smarthost can be reached.

@@ -22,7 +22,7 @@ use crate::{
         path::{Address, ForwardPath, ReversePath},
     },
     smarthost::pool::Pool,
-    spool::queue::{Body, NewMessage, Notice, QueueError, Recipient, RecipientState},
+    spool::queue::{Body, NewMessage, Notice, Queue as _, QueueError, Recipient, RecipientState},
     telemetry::transcript::Transcript,
 };
 
@@ -55,6 +55,11 @@ impl Notifier {
     /// A notifier that writes as `from`; `servers` are the ways to the server of `[notices] smtp`.
     pub fn new(from: String, hostname: String, servers: Vec<Arc<Pool>>) -> Self {
         Self { from, hostname, servers, sent: VecDeque::new(), next: None, waiting: 0 }
+    }
+
+    /// Closes the connections to other servers.
+    pub fn stop(&self) {
+        self.servers.iter().for_each(Pool::stop);
     }
 
     /// Sends what may be sent now.

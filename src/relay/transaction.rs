@@ -85,7 +85,7 @@ impl Transaction {
         let mut mode = origin.relay.delivery.mode;
         if let Some(keeper) = &origin.relay.keeper
             && mode != DeliveryMode::Stream
-            && let Err(error) = (keeper.room)(envelope.params.size.unwrap_or(0))
+            && let Err(error) = keeper.queue.room(envelope.params.size.unwrap_or(0))
         {
             if mode == DeliveryMode::Spool {
                 tracing::error!(id, %error, "no message can be kept");

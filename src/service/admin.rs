@@ -105,16 +105,18 @@ async fn metrics(State(status): State<Arc<Status>>) -> impl IntoResponse {
     (METRICS, status.metrics.render())
 }
 
-async fn ready(State(status): State<Arc<Status>>) -> (StatusCode, &'static str) {
+async fn ready(State(status): State<Arc<Status>>) -> (StatusCode, String) {
     if status.drain.is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else {
-        (StatusCode::OK, "ready\n")
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    match status.spool_trouble() {
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+        None => (StatusCode::OK, "ready\n".to_owned()),
     }
 }
 
 async fn whole(State(status): State<Arc<Status>>) -> Response {
-    (JSON, status.whole()).into_response()
+    (JSON, status.whole().await).into_response()
 }
 
 async fn transcripts(State(status): State<Arc<Status>>, Path(id): Path<String>) -> Response {

@@ -66,24 +66,38 @@ impl Service {
         &self.metrics
     }
 
-    /// An operator's word: a login that was refused is tried again.
+    /// An operator's word: a login that was refused is tried again, and so is mail that waits for a setting.
     pub fn try_again(&self) {
         self.pool.try_again();
+        if let Some(keeper) = &self.sessions.relay.keeper {
+            keeper.try_again();
+        }
     }
 
-    /// Drains: no more sessions, idle ones get 421, those in a transaction finish it. What is left when the
-    /// drain timeout ends, or `hurry` does, is dropped without a dot.
+    /// Drains: no more sessions, idle ones get 421, those in a transaction finish it, and so do deliveries from the
+    /// spool. What is left when the drain timeout ends, or `hurry` does, is dropped without a dot.
     pub async fn stop(self, hurry: impl Future<Output = ()>) {
         tracing::info!(timeout = ?self.drain_timeout, "draining");
         self.sessions.relay.drain.cancel();
         self.sessions.tracker.close();
+        let keeper = self.sessions.relay.keeper.clone();
+        let finished = async {
+            self.sessions.tracker.wait().await;
+            if let Some(keeper) = &keeper {
+                keeper.finish().await;
+            }
+        };
         tokio::select! {
-            () = self.sessions.tracker.wait() => {}
-            () = tokio::time::sleep(self.drain_timeout) => tracing::warn!("drain timeout: sessions are dropped"),
-            () = hurry => tracing::warn!("told to hurry: sessions are dropped"),
+            () = finished => {}
+            () = tokio::time::sleep(self.drain_timeout) => tracing::warn!("drain timeout: what is left is dropped"),
+            () = hurry => tracing::warn!("told to hurry: what is left is dropped"),
         }
         self.sessions.abort.cancel();
         self.sessions.tracker.wait().await;
+        if let Some(keeper) = &keeper {
+            keeper.abort.cancel();
+            keeper.finish().await;
+        }
         self.pool.stop();
         self.over.cancel();
         self.background.close();

@@ -1,6 +1,6 @@
 //! Start: everything that can be wrong is found before the first device is greeted.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 use tokio::time::Instant;
@@ -16,7 +16,9 @@ use super::{
 use crate::{
     auth::accounts::AccountsError,
     config::Config,
+    relay::keeper::Clock,
     smarthost::{Target, TargetError},
+    spool::{queue::QueueError, store::OpenError},
     telemetry::metrics::Metrics,
     transport::{
         certificate::CertificateError,
@@ -55,12 +57,27 @@ pub enum StartError {
     /// The users file is bad.
     #[error("{0}")]
     Accounts(#[from] AccountsError),
+    /// The spool cannot be used.
+    #[error("spool: {0}")]
+    Spool(#[from] OpenError),
+    /// The spool cannot be written.
+    #[error("spool in {}: {cause}; make room on its disk, or see that it can be written", directory.display())]
+    Adopt {
+        /// Its folder.
+        directory: PathBuf,
+        /// Why.
+        cause: QueueError,
+    },
 }
 
 impl StartError {
     /// Whether a later try without a changed configuration may do better.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Bind { .. })
+        match self {
+            Self::Bind { .. } | Self::Adopt { .. } => true,
+            Self::Spool(error) => error.is_temporary(),
+            _ => false,
+        }
     }
 }
 
@@ -99,7 +116,7 @@ impl Service {
                     StartError::Bind { what: "admin".to_owned(), address: admin.address, cause }
                 })?),
             };
-        let Wired { relay, background } = wire(&config, target, &metrics).await?;
+        let Wired { relay, background } = wire(&config, target, &metrics, Clock::Wall).await?;
         let (pool, over) = (Arc::clone(&relay.pool), CancellationToken::new());
         let sessions = Sessions {
             seats: Arc::new(Seats::new(config.limits.sessions, config.limits.sessions_per_device)),
@@ -122,6 +139,7 @@ impl Service {
             metrics: metrics.clone(),
             drain: relay.drain.clone(),
             pool: Arc::clone(&pool),
+            keeper: relay.keeper.clone(),
             transcripts: Arc::clone(&relay.transcripts),
             listeners,
             began: Instant::now(),

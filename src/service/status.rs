@@ -1,17 +1,20 @@
 //! The state of the relay as JSON, for operators and their tools.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Listener,
+    relay::keeper::Keeper,
     smarthost::{
         journal::Trouble,
         pool::{Connections, Pool},
     },
+    spool::queue::{Queue as _, State},
     telemetry::{metrics::Metrics, transcript::Transcripts},
 };
 
@@ -20,6 +23,7 @@ pub(super) struct Status {
     pub(super) metrics: Metrics,
     pub(super) drain: CancellationToken,
     pub(super) pool: Arc<Pool>,
+    pub(super) keeper: Option<Arc<Keeper>>,
     pub(super) transcripts: Arc<Transcripts>,
     /// With the addresses that they are bound to.
     pub(super) listeners: Vec<(Listener, SocketAddr)>,
@@ -32,6 +36,7 @@ struct Whole<'a> {
     uptime_seconds: u64,
     listeners: Vec<ListenerState<'a>>,
     mailboxes: [MailboxState<'a>; 1],
+    spool: Option<SpoolState>,
     transcripts: Vec<Transcript>,
 }
 
@@ -49,7 +54,22 @@ struct MailboxState<'a> {
     state: &'static str,
     connections: Connections,
     waiting: usize,
+    /// What is held until somebody changes a setting.
+    stopped: Vec<String>,
     last_error: Option<Trouble>,
+}
+
+#[derive(Serialize)]
+struct SpoolState {
+    #[serde(flatten)]
+    messages: BTreeMap<&'static str, u64>,
+    oldest_seconds: u64,
+    bytes: u64,
+    /// Notices to people that have not gone out.
+    notices_waiting: u64,
+    /// Why no message can be kept, if none can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -62,7 +82,8 @@ struct Transcript {
 
 impl Status {
     /// Everything but the lines of the transcripts.
-    pub(super) fn whole(&self) -> String {
+    pub(super) async fn whole(&self) -> String {
+        let spool = self.spool().await;
         let listeners = self.listeners.iter().map(|(listener, address)| ListenerState {
             name: &listener.name,
             address: *address,
@@ -78,10 +99,35 @@ impl Status {
                 state: self.pool.state().as_str(),
                 connections: self.pool.connections(),
                 waiting: self.pool.waiting(),
+                stopped: self.keeper.iter().flat_map(|keeper| keeper.stops().names()).collect(),
                 last_error: self.pool.journal().last_error(),
             }],
+            spool,
             transcripts: self.found(None, false),
         })
+    }
+
+    async fn spool(&self) -> Option<SpoolState> {
+        let keeper = self.keeper.as_ref()?;
+        let counted = keeper.queue.totals().await;
+        let trouble = self.spool_trouble().or(counted.as_ref().err().map(ToString::to_string));
+        let totals = counted.unwrap_or_default();
+        let mut messages: BTreeMap<_, _> = State::ALL.map(|state| (state.as_str(), 0)).into();
+        messages.extend(totals.messages.iter().map(|(state, count)| (state.as_str(), *count)));
+        let age = |oldest: Timestamp| keeper.clock.now().duration_since(oldest).as_secs().max(0);
+        Some(SpoolState {
+            messages,
+            oldest_seconds: totals.oldest.map_or(0, age).unsigned_abs(),
+            bytes: totals.bytes,
+            notices_waiting: totals.notices,
+            trouble,
+        })
+    }
+
+    /// Why no message can be kept, if none can.
+    pub(super) fn spool_trouble(&self) -> Option<String> {
+        let keeper = self.keeper.as_ref()?;
+        keeper.queue.room(0).err().map(|error| error.to_string())
     }
 
     /// What was said under an id, if it was kept.

@@ -1,20 +1,27 @@
-//! What is behind the listeners: the pool and what all sessions share. Without a socket, so that a test can have it
+//! What is behind the listeners: the pool, the spool, and what all sessions share. Without a socket, so that a test can have it
 //! too, with a clock that stands still and streams in memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{certificate::Certificate, start::StartError};
 use crate::{
     auth::accounts::{Accounts, AccountsError},
-    config::{self, Config},
-    relay::{Door, Relay},
+    config::{self, Config, DeliveryMode, MailboxAuth, NoticeWay, SmarthostTls},
+    relay::{
+        Door, Relay,
+        delivery::Courier,
+        keeper::{Clock, Keeper},
+        notifier::Notifier,
+        replay::Budget,
+    },
     smarthost::{
         Target,
         pool::{Lifetime, Pool},
     },
+    spool::store::Store,
     telemetry::{
         metrics::Metrics,
         transcript::{Keep, Transcripts},
@@ -30,9 +37,16 @@ pub struct Wired {
     pub background: TaskTracker,
 }
 
-/// Wires a relay to its smarthost. Nothing is dialled before somebody asks for it.
-pub async fn wire(config: &Config, target: Target, metrics: &Metrics) -> Result<Wired, StartError> {
+/// Wires a relay to its smarthost and its spool. Nothing is dialled before somebody asks for it, unless the spool
+/// has something to deliver.
+pub async fn wire(
+    config: &Config,
+    target: Target,
+    metrics: &Metrics,
+    clock: Clock,
+) -> Result<Wired, StartError> {
     let accounts = accounts(config)?;
+    let keeper = keeper(config, metrics, clock).await?.map(Arc::new);
     let background = TaskTracker::new();
     let transcripts = Transcripts::new(match config.log.transcripts {
         config::Transcripts::Off => Keep::Off,
@@ -56,11 +70,80 @@ pub async fn wire(config: &Config, target: Target, metrics: &Metrics) -> Result<
         accounts,
         logins: Semaphore::new(2),
         pool,
+        keeper: keeper.clone(),
         metrics: metrics.clone(),
         transcripts,
         drain: CancellationToken::new(),
     });
+    if let Some(keeper) = keeper {
+        let notifier = notifier(config, &relay, &background)?;
+        let courier = Courier::new(Arc::clone(&relay), keeper, notifier);
+        background.spawn(courier.run(relay.drain.clone()));
+    }
     Ok(Wired { relay, background })
+}
+
+/// What keeps messages: there if the mode asks for it, or if an earlier relay has kept some.
+async fn keeper(
+    config: &Config,
+    metrics: &Metrics,
+    clock: Clock,
+) -> Result<Option<Keeper>, StartError> {
+    let settings = &config.spool;
+    if config.delivery.mode == DeliveryMode::Stream && !settings.directory.exists() {
+        return Ok(None);
+    }
+    let queue = Store::open(&settings.directory, settings.max_size, metrics.clone())?;
+    let mailboxes = [config.mailbox.address.clone()];
+    queue.adopt(&mailboxes, clock.now()).await.map_err(|error| StartError::Adopt {
+        directory: settings.directory.clone(),
+        cause: error,
+    })?;
+    Ok(Some(Keeper {
+        queue,
+        budget: Budget::new(config.delivery.replay_memory_total),
+        settings: settings.clone(),
+        notices: config.notices.clone(),
+        clock,
+        tasks: TaskTracker::new(),
+        abort: CancellationToken::new(),
+        wake: Notify::new(),
+        away: Mutex::default(),
+        stopped: Mutex::default(),
+        metrics: metrics.clone(),
+    }))
+}
+
+/// Who sends notices, with the ways to the server that takes them, if it is another: with TLS, and without for one
+/// that has none.
+fn notifier(
+    config: &Config,
+    relay: &Relay,
+    background: &TaskTracker,
+) -> Result<Notifier, StartError> {
+    let mut servers = Vec::new();
+    if let Some(config::Notices { way: NoticeWay::Smtp { host, port }, .. }) = &config.notices {
+        for tls in [SmarthostTls::StartTls, SmarthostTls::None] {
+            let mut other = config.clone();
+            other.smarthost = config::Smarthost {
+                host: host.clone(),
+                port: *port,
+                tls,
+                ..config.smarthost.clone()
+            };
+            other.mailbox.address = "notices".to_owned();
+            other.mailbox.auth = MailboxAuth::None;
+            servers.push(Pool::new(
+                Target::new(&other)?,
+                1,
+                Lifetime::default(),
+                relay.metrics.clone(),
+                Arc::clone(&relay.transcripts),
+                background.clone(),
+            ));
+        }
+    }
+    Ok(Notifier::new(config.mailbox.address.clone(), config.hostname.clone(), servers))
 }
 
 /// The listeners of a configuration without their sockets, each with its promise proven; the certificate is the

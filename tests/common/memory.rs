@@ -8,7 +8,11 @@ use std::{
 
 use smtp_uplift::{
     config::{self, Config},
-    relay::{Door, Relay, session},
+    relay::{
+        Door, Relay,
+        keeper::{Clock, Keeper},
+        session,
+    },
     sandbox::{Sandbox, device::Device, scenario::Scenario},
     service::wire::{Wired, doors, wire},
     smarthost::{
@@ -22,6 +26,7 @@ use smtp_uplift::{
     transport::stream::BoxIo,
 };
 use tempfile::TempDir;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::{MESSAGE, Plan, configuration};
@@ -56,7 +61,9 @@ impl InMemory {
         let metrics = Metrics::new("none");
         let door = doors(&config, &metrics).await.unwrap().remove(0);
         let target = Target::with_dialler(&config, sandbox.dialler()).unwrap();
-        let Wired { relay, background } = wire(&config, target, &metrics).await.unwrap();
+        // The time of day goes with tokio's clock, which tests stop.
+        let clock = Clock::Since(jiff::Timestamp::now(), Instant::now());
+        let Wired { relay, background } = wire(&config, target, &metrics, clock).await.unwrap();
         if plan.settled {
             relay.pool.warm_up().await;
         }
@@ -93,10 +100,19 @@ impl InMemory {
         self.relay.drain.cancel();
         self.sessions.close();
         self.sessions.wait().await;
+        if let Some(keeper) = &self.relay.keeper {
+            keeper.abort.cancel();
+            keeper.finish().await;
+        }
         self.relay.pool.stop();
         self.background.close();
         self.background.wait().await;
         (self.sandbox, self.folder)
+    }
+
+    /// What keeps messages.
+    pub fn keeper(&self) -> &Arc<Keeper> {
+        self.relay.keeper.as_ref().unwrap()
     }
 
     /// The value of a metric, by the whole of its name and labels.

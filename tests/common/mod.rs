@@ -26,6 +26,13 @@ pub const MAILBOX: &str = "scanner@example.com";
 pub const PASSWORD: &str = "correct horse battery staple";
 pub const MESSAGE: &str = "From: a@example.com\r\nSubject: scan\r\n\r\nline\r\n..stuffed\r\n";
 
+/// Every verdict is the smarthost's own.
+pub const STREAM: &str = "mode = \"stream\"";
+/// The relay keeps what the smarthost does not take at once.
+pub const KEEP: &str = "mode = \"stream-then-spool\"";
+/// The relay keeps everything.
+pub const SPOOL: &str = "mode = \"spool\"";
+
 /// A running relay with its smarthost.
 pub struct House {
     pub sandbox: Sandbox,
@@ -42,6 +49,8 @@ pub struct Plan<'a> {
     pub smarthost: &'a str,
     /// The `[[mailbox]]` section's way to log in.
     pub mailbox: &'a str,
+    /// Lines for the `[delivery]` section, the mode first.
+    pub delivery: &'a str,
     /// The admin address.
     pub admin: &'a str,
     /// Further sections.
@@ -57,6 +66,7 @@ impl Default for Plan<'_> {
             listener: "",
             smarthost: "",
             mailbox: "password = { file = \"password\" }",
+            delivery: STREAM,
             admin: "127.0.0.1:0",
             more: "",
             settled: true,
@@ -128,7 +138,7 @@ pub fn configuration(plan: &Plan<'_>, port: u16, certificate: &[u8], folder: &Pa
     fs::write(folder.join("sandbox.crt"), certificate).unwrap();
     fs::write(folder.join("password"), PASSWORD).unwrap();
     fs::set_permissions(folder.join("password"), fs::Permissions::from_mode(0o600)).unwrap();
-    let Plan { listener, smarthost, mailbox, admin, more, .. } = plan;
+    let Plan { listener, smarthost, mailbox, delivery, admin, more, .. } = plan;
     format!(
         r#"
 hostname = "relay.example"
@@ -145,6 +155,8 @@ ca_file = "sandbox.crt"
 [[mailbox]]
 address = "{MAILBOX}"
 {mailbox}
+[delivery]
+{delivery}
 [admin]
 address = "{admin}"
 {more}

@@ -52,7 +52,7 @@ impl Driver {
         let asks = transaction.mode == DeliveryMode::StreamThenSpool && held.is_none();
         let mut incoming = Incoming {
             replay: Some(Replay::new(
-                &keeper.incoming,
+                keeper.queue.incoming(),
                 &transaction.id,
                 self.relay.delivery.replay_memory,
                 Arc::clone(&keeper.budget),

@@ -1,0 +1,139 @@
+//! What becomes of messages that the smarthost does not take at once: with the clock stopped and streams in memory.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+mod common;
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use common::{
+    KEEP, MESSAGE, PASSWORD, Plan, SPOOL, fault,
+    memory::{InMemory, timed},
+};
+use smtp_uplift::{
+    sandbox::scenario::Scenario,
+    spool::queue::{Filter, Queue as _, State, Summary},
+};
+
+fn keep<'a>() -> Plan<'a> {
+    Plan { delivery: KEEP, settled: false, ..Plan::default() }
+}
+
+async fn queue(house: &InMemory) -> Vec<Summary> {
+    house.keeper().queue.list(Filter::default()).await.unwrap()
+}
+
+/// The states of all messages, once nothing is under way.
+async fn states(house: &InMemory) -> Vec<State> {
+    queue(house).await.iter().map(|summary| summary.state).collect()
+}
+
+async fn until(house: &InMemory, wanted: &[State]) {
+    for _ in 0..10_000 {
+        if states(house).await == wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    panic!("{:?} instead of {wanted:?}", queue(house).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_through_leaves_nothing_behind() {
+    let house = InMemory::build(keep()).await;
+    let heard = house.send("copier@example.com", &["office@example.com"]).await;
+    assert!(heard.starts_with("250 2.0.0 ok, id "), "{heard}");
+    assert_eq!(queue(&house).await, []);
+    let delivery = house.sandbox.deliveries().pop().unwrap();
+    assert!(
+        delivery.data.ends_with(MESSAGE.as_bytes()) && delivery.data.starts_with(b"Received: ")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_smarthost_that_is_away_gets_it_when_it_is_back() {
+    let house = InMemory::build(keep()).await;
+    house.sandbox.refuse(true);
+    let (heard, took) = timed(house.send("copier@example.com", &["office@example.com"])).await;
+    assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(states(&house).await, [State::Ready]);
+    tokio::time::sleep(Duration::from_secs(1_000)).await;
+    house.sandbox.refuse(false);
+    until(&house, &[State::Done]).await;
+    let delivery = house.sandbox.deliveries().pop().unwrap();
+    assert!(delivery.data.ends_with(MESSAGE.as_bytes()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dot_that_is_answered_late_gives_one_copy() {
+    let house = InMemory::build(keep()).await;
+    let (heard, took) = timed(house.send("a@example.com", &["slow-dot-25@example.com"])).await;
+    assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
+    assert!(took >= Duration::from_secs(20) && took < Duration::from_secs(21), "{took:?}");
+    assert_eq!(states(&house).await, [State::Awaiting]);
+    until(&house, &[State::Done]).await;
+    assert_eq!(house.sandbox.counts().accepted.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_spool_mode_the_spool_answers() {
+    let house = InMemory::build(Plan { delivery: SPOOL, ..keep() }).await;
+    let heard = house.send("copier@example.com", &["office@example.com", "b@example.com"]).await;
+    assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
+    until(&house, &[State::Done]).await;
+    assert_eq!(house.sandbox.deliveries()[0].recipients, ["office@example.com", "b@example.com"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_setting_heals_is_held_and_goes_when_one_is_accepted() {
+    let scenario =
+        fault("stage = 'dot'\nreply = '430 4.2.0 STOREDRV; mailbox logon failure'\ntimes = 2");
+    let house = InMemory::build(Plan { scenario, ..keep() }).await;
+    for device in ["a@example.com", "b@example.com"] {
+        let heard = house.send(device, &["office@example.com"]).await;
+        assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
+    }
+    assert_eq!(states(&house).await, [State::Held; 2]);
+    let refused = house.sandbox.counts().accepted.load(Ordering::SeqCst);
+    assert_eq!(refused, 0);
+    assert_eq!(house.metric("mailbox_breaker_open{mailbox=\"scanner@example.com\"}"), 1.0);
+    let (_, took) = timed(until(&house, &[State::Done; 2])).await;
+    assert!(took > Duration::from_secs(30 * 60), "the second probe is the one: {took:?}");
+    assert_eq!(house.metric("mailbox_breaker_open{mailbox=\"scanner@example.com\"}"), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_senders_trouble_is_nobody_elses() {
+    let house = InMemory::build(keep()).await;
+    let heard = house.send("reply-554-5.2.252-dot@example.com", &["office@example.com"]).await;
+    assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
+    let heard = house.send("copier@example.com", &["office@example.com"]).await;
+    assert!(heard.starts_with("250 2.0.0 ok, id "), "{heard}");
+    assert_eq!(states(&house).await, [State::Held]);
+    let held = house.send("reply-554-5.2.252-dot@example.com", &["office@example.com"]).await;
+    assert!(held.starts_with("250 2.0.0 queued, id "), "{held}");
+    assert_eq!(queue(&house).await[1].attempts, 0, "it was not tried");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_for_good_is_the_devices_own() {
+    let house = InMemory::build(keep()).await;
+    let heard = house.send("a@example.com", &["reply-550-5.1.1@example.com"]).await;
+    assert!(heard.starts_with("550 5.1.1 "), "{heard}");
+    assert_eq!(queue(&house).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_is_presented_once_and_the_mail_is_held() {
+    let scenario = Scenario { password: Some("another".to_owned()), ..Scenario::default() };
+    let house = InMemory::build(Plan { scenario, ..keep() }).await;
+    for _ in 0..5 {
+        let heard = house.send("a@example.com", &["office@example.com"]).await;
+        assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
+    }
+    tokio::time::sleep(Duration::from_secs(7 * 3_600)).await;
+    assert_eq!(states(&house).await, [State::Held; 5]);
+    assert_eq!(house.sandbox.counts().refused_logins.load(Ordering::SeqCst), 1);
+    assert_ne!(PASSWORD, "another");
+}
