@@ -223,9 +223,10 @@ async fn who_was_refused_earlier_keeps_a_message_from_being_done() {
         let leased = store.lease_due(at(100), 1).await.unwrap();
         assert_eq!(leased.len(), 1);
         let ends = if place == 1 { State::Done } else { State::Ready };
+        let standing = Standing { due: Some(at(100)), ..standing(ends) };
         let settled = Settlement {
             recipients: vec![(place, state, String::new())],
-            ..settlement("two", ends)
+            ..settlement("two", standing, at(100))
         };
         assert!(store.settle(settled).await.unwrap());
     }
