@@ -21,6 +21,8 @@ mod recover;
 mod room;
 mod rows;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{
@@ -89,7 +91,7 @@ impl Store {
             cause: fault.error.to_string(),
         };
         let told = recover::last_time(&connection).map_err(|error| failed(error.into()))?;
-        let store = Self::new(place.clone(), max_size, told);
+        let store = Unconnected::new(place.clone(), max_size, told);
         recover::sweep(&mut connection, &store.bodies, &place, told)?;
         store.room.counted(rows::totals(&connection).map_err(failed)?.bytes);
         Ok(store.with(connection, Some(lock), Some(metrics)))
@@ -122,7 +124,7 @@ impl Store {
             },
             |error| matches!(error, OpenError::Older { .. }),
         )?;
-        let store = Self::new(place, u64::MAX, Timestamp::UNIX_EPOCH);
+        let store = Unconnected::new(place, u64::MAX, Timestamp::UNIX_EPOCH);
         Ok(store.with(connection, None, None))
     }
 
@@ -160,6 +162,12 @@ struct Unconnected {
 }
 
 impl Unconnected {
+    fn new(place: Place, max_size: u64, told: Timestamp) -> Self {
+        let bodies = Arc::new(Bodies::new(place.clone()));
+        let room = Arc::new(Room::new(place.clone(), max_size));
+        Self { place, bodies, room, told }
+    }
+
     fn with(
         self,
         connection: Connection,
@@ -174,12 +182,6 @@ impl Unconnected {
 }
 
 impl Store {
-    fn new(place: Place, max_size: u64, told: Timestamp) -> Unconnected {
-        let bodies = Arc::new(Bodies::new(place.clone()));
-        let room = Arc::new(Room::new(place.clone(), max_size));
-        Unconnected { place, bodies, room, told }
-    }
-
     fn submit<T: Send + 'static>(
         &self,
         kind: Kind,
@@ -423,9 +425,7 @@ impl Drop for Store {
     /// What was leased for callers that went away was never sent: without this it would be *maybe sent*.
     fn drop(&mut self) {
         let lent = mem::take(&mut *self.unfetched.lock().unwrap_or_else(PoisonError::into_inner));
-        if !lent.is_empty() {
-            self.writer.now_or_never(|connection| lease::put_back(connection, &lent).map(|_| ()));
-        }
+        self.writer.close(|connection| lease::put_back(connection, &lent).map(|_| ()));
     }
 }
 
