@@ -1,1 +1,444 @@
-//! A queue in SQLite.
+//! A queue in SQLite: envelopes, states and small mail data in `queue.db`, large mail data in files beside it.
+//!
+//! What a method has answered is on disk: the database syncs its log at each commit, and a file is synced and in
+//! its place before its row is. After a kill at any moment a start finds each message whole or not at all; what
+//! can be left over is a file without a row, and that is swept.
+//!
+//! ```text
+//! writer    who works on the connection; many share a commit
+//! schema    the tables, their versions, and the way from one to the next
+//! rows      messages as rows          lease     handing messages out
+//! body      mail data as files        change    what becomes of them
+//! room      whether more fits in      recover   what an earlier relay has left
+//! ```
+
+mod body;
+mod change;
+mod error;
+mod lease;
+mod point;
+mod recover;
+mod room;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    mem,
+    path::Path,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _};
+use tokio::task::spawn_blocking;
+
+use self::{
+    body::{Bodies, Stored},
+    change::Unneeded,
+    error::Fault,
+    lease::{Claim, Unfetched, Which},
+    room::Room,
+    writer::{Database, Kind, Writer},
+};
+pub use self::{error::OpenError, point::point};
+use super::{
+    place::{Lock, Place, PlaceError},
+    queue::{
+        Answer, Body, Change, Changed, Detail, Filter, Hold, Leased, NewMessage, Notice, Queue,
+        QueueError, Settlement, State, Summary, Totals,
+    },
+};
+use crate::telemetry::metrics::Metrics;
+
+/// How often somebody else may be in the way of opening, at intervals of 50 ms.
+const TRIES: u32 = if cfg!(test) { 2 } else { 20 };
+
+/// Messages that are purged in one commit, so that others get their turn between.
+const PURGE: u32 = 500;
+
+/// A spool on disk.
+pub struct Store {
+    place: Place,
+    bodies: Arc<Bodies>,
+    room: Arc<Room>,
+    writer: Writer,
+    unfetched: Unfetched,
+    /// The last time that anybody has told, in milliseconds: for what has to bear one where none is told.
+    told: Arc<AtomicI64>,
+}
+
+impl Store {
+    /// As the relay opens it: makes the folder, takes its lock, migrates, recovers, sweeps. Blocks for as long as
+    /// that takes.
+    pub fn open(directory: &Path, max_size: u64, metrics: Metrics) -> Result<Arc<Self>, OpenError> {
+        let place = Place::make(directory)?;
+        // A command may hold it for a moment.
+        let lock = patiently(|| place.lock(), |error| matches!(error, PlaceError::InUse { .. }))?;
+        let mut connection = schema::open(&place)?;
+        schema::migrate(&mut connection, &place)?;
+        recover::recover(&connection, &place)?;
+        let failed = |fault: Fault| OpenError::Database {
+            path: place.database(),
+            cause: fault.error.to_string(),
+        };
+        let told = recover::last_time(&connection).map_err(|error| failed(error.into()))?;
+        let store = Unconnected::new(place.clone(), max_size, told);
+        recover::sweep(&mut connection, &store.bodies, &place, told)?;
+        store.room.counted(rows::totals(&connection).map_err(failed)?.bytes);
+        Ok(store.with(connection, Some(lock), Some(metrics)))
+    }
+
+    /// As a command opens it beside a running relay (or without one; then what an earlier relay left is recovered
+    /// first, under the lock, which is released again at once). The directory must exist.
+    pub fn visit(directory: &Path) -> Result<Arc<Self>, OpenError> {
+        let place = Place::find(directory)?;
+        // A relay that has just begun may not have made the tables yet.
+        let connection = patiently(
+            || {
+                let lock = place.lock();
+                let mut connection = schema::open(&place)?;
+                let found = schema::version(&connection)
+                    .map_err(|error| OpenError::from_sqlite(place.database(), &error))?;
+                match lock {
+                    Ok(_lock) => {
+                        schema::migrate(&mut connection, &place)?;
+                        recover::recover(&connection, &place)?;
+                    }
+                    Err(PlaceError::InUse { .. }) if found == schema::VERSION => {}
+                    Err(PlaceError::InUse { .. }) => {
+                        let (path, known) = (place.database(), schema::VERSION);
+                        return Err(OpenError::Older { path, found, known });
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                Ok(connection)
+            },
+            |error| matches!(error, OpenError::Older { .. }),
+        )?;
+        let store = Unconnected::new(place, u64::MAX, Timestamp::UNIX_EPOCH);
+        Ok(store.with(connection, None, None))
+    }
+
+    /// The folder for files that a message is written to while it comes in.
+    pub fn incoming(&self) -> &Path {
+        self.place.incoming()
+    }
+
+    /// Whether it can take so many octets more: `max_size`, free disk (as it was less than a second ago), and
+    /// whether the last write succeeded. After one that did not, one message a second is let through to try.
+    pub fn room(&self, octets: u64) -> Result<(), QueueError> {
+        self.room.admit(octets)
+    }
+
+    /// Octets free on the disk.
+    pub fn disk_free(&self) -> Option<u64> {
+        self.room.disk().map(|disk| disk.free)
+    }
+
+    /// To be called at start, with the mailboxes of the configuration: what waits or is held for others becomes
+    /// held as [`Hold::MailboxGone`], and what was held so and has its mailbox back becomes *ready* at `now`.
+    pub fn adopt(&self, mailboxes: &[String], now: Timestamp) -> Answer<'_, ()> {
+        let mailboxes = mailboxes.to_vec();
+        self.tell(now);
+        self.submit(Kind::Note, move |connection| change::adopt(connection, &mailboxes, now))
+    }
+}
+
+/// A store that has no connection yet.
+struct Unconnected {
+    place: Place,
+    bodies: Arc<Bodies>,
+    room: Arc<Room>,
+    told: Timestamp,
+}
+
+impl Unconnected {
+    fn new(place: Place, max_size: u64, told: Timestamp) -> Self {
+        let bodies = Arc::new(Bodies::new(place.clone()));
+        let room = Arc::new(Room::new(place.clone(), max_size));
+        Self { place, bodies, room, told }
+    }
+
+    fn with(
+        self,
+        connection: Connection,
+        lock: Option<Lock>,
+        metrics: Option<Metrics>,
+    ) -> Arc<Store> {
+        let Self { place, bodies, room, told } = self;
+        let writer = Writer::new(Database::new(connection, lock), Arc::clone(&room), metrics);
+        let told = Arc::new(AtomicI64::new(told.as_millisecond()));
+        Arc::new(Store { place, bodies, room, writer, unfetched: Unfetched::default(), told })
+    }
+}
+
+impl Store {
+    fn submit<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Answer<'_, T> {
+        self.writer.submit(kind, work, |value| value).boxed()
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Answer<'_, T> {
+        self.submit(Kind::Read, work)
+    }
+
+    fn lease(&self, which: Which, most: usize) -> Answer<'_, Vec<Leased>> {
+        let bodies = Arc::clone(&self.bodies);
+        let (unfetched, told) = (Arc::clone(&self.unfetched), Arc::clone(&self.told));
+        let lost = Arc::clone(&self.unfetched);
+        let work = move |connection: &Connection| {
+            let lent = unfetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let put_back = lease::put_back(connection, &lent)?;
+            let now = Timestamp::from_millisecond(told.load(Ordering::Relaxed)).unwrap_or_default();
+            Ok((put_back, lease::lease(connection, &bodies, &which, most, now)?))
+        };
+        // What was put back stays in the list until that is on disk.
+        let committed = move |(put_back, messages): (Vec<i64>, _)| {
+            lost.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|lent| !put_back.contains(&lent.lease));
+            point("lease-committed");
+            Claim::new(messages, lost)
+        };
+        async move { Ok(self.writer.submit(Kind::Offer, work, committed).await?.fetch()) }.boxed()
+    }
+
+    /// Takes a message over; `with` is what else belongs to the same commit.
+    async fn insert(
+        &self,
+        message: NewMessage,
+        mut with: impl FnMut(&Connection) -> Result<(), Fault> + Send + 'static,
+    ) -> Result<(), QueueError> {
+        if !body::is_id(&message.id) {
+            return Err(QueueError::Broken(format!("{:?} is no id of a message", message.id)));
+        }
+        let size = message.body.size();
+        // What tells people that the spool is full has to get through.
+        if !message.is_notice {
+            self.room.fits(size)?;
+        }
+        let stored = self.put(&message).await?;
+        // The file goes with the job, whatever becomes of that: it is kept if the row is, and only then.
+        let keeper = stored.keeper();
+        let work = move |connection: &Connection| {
+            let (stored, message) = (&stored, &message);
+            with(connection)?;
+            rows::insert(connection, message, stored)?;
+            point("row-inserted");
+            Ok(())
+        };
+        let room = Arc::clone(&self.room);
+        let committed = move |()| {
+            keeper.keep();
+            room.took(size);
+            point("committed");
+        };
+        self.writer.submit(Kind::Offer, work, committed).await
+    }
+
+    async fn put(&self, message: &NewMessage) -> Result<Stored, QueueError> {
+        let (id, body) = (message.id.clone(), message.body.clone());
+        let bodies = Arc::clone(&self.bodies);
+        let done = message.standing.state == State::Done;
+        let put = move || match body {
+            // Nobody needs the mail data of what is delivered.
+            Body::File { path, .. } if done => {
+                body::remove(&path);
+                Ok(Stored::Row(Vec::new()))
+            }
+            Body::Chunks(_) if done => Ok(Stored::Row(Vec::new())),
+            body => bodies.put(&id, body),
+        };
+        let outcome = match &message.body {
+            Body::Chunks(_) if message.body.size() <= body::INLINE => put(),
+            _ => spawn_blocking(put)
+                .await
+                .unwrap_or_else(|_| Err(Fault::of_job("its work was broken off"))),
+        };
+        outcome.map_err(|fault| {
+            self.room.failed(&fault);
+            fault.error
+        })
+    }
+
+    fn tell(&self, now: Timestamp) {
+        self.told.fetch_max(now.as_millisecond(), Ordering::Relaxed);
+    }
+
+    /// Removes the files of messages that do not need them any more, once that is on disk.
+    fn remover(&self) -> impl Fn(Unneeded) + Send + 'static {
+        let bodies = Arc::clone(&self.bodies);
+        move |Unneeded(id)| {
+            if let Some(id) = id {
+                body::remove(&bodies.path(&id));
+            }
+        }
+    }
+}
+
+impl Queue for Store {
+    fn take(&self, message: NewMessage) -> Answer<'_, ()> {
+        self.insert(message, |_| Ok(())).boxed()
+    }
+
+    fn lease_due(&self, now: Timestamp, most: usize) -> Answer<'_, Vec<Leased>> {
+        self.tell(now);
+        self.lease(Which::Due(now), most)
+    }
+
+    fn lease_held(&self, hold: Hold) -> Answer<'_, Option<Leased>> {
+        let leased = self.lease(Which::Held(hold), 1);
+        async move { Ok(leased.await?.pop()) }.boxed()
+    }
+
+    fn lease_overdue(
+        &self,
+        waiting: Timestamp,
+        held: Timestamp,
+        most: usize,
+    ) -> Answer<'_, Vec<Leased>> {
+        self.lease(Which::Overdue(waiting, held), most)
+    }
+
+    fn settle(&self, settlement: Settlement) -> Answer<'_, bool> {
+        self.tell(settlement.now);
+        let remove = self.remover();
+        let work = move |connection: &Connection| change::settle(connection, &settlement);
+        let committed = move |outcome: Option<Unneeded>| {
+            let settled = outcome.is_some();
+            point("settled");
+            outcome.into_iter().for_each(remove);
+            settled
+        };
+        self.writer.submit(Kind::Note, work, committed).boxed()
+    }
+
+    fn hold_all(&self, hold: Hold, reason: String, rule: String) -> Answer<'_, u64> {
+        self.submit(Kind::Note, move |connection| {
+            change::hold_all(connection, &hold, &reason, &rule)
+        })
+    }
+
+    fn release_all(&self, hold: Hold, now: Timestamp) -> Answer<'_, u64> {
+        self.tell(now);
+        self.submit(Kind::Note, move |connection| change::release_all(connection, &hold, now))
+    }
+
+    fn holds(&self) -> Answer<'_, Vec<Hold>> {
+        self.read(change::holds)
+    }
+
+    fn purge(&self, done: Timestamp, failed: Timestamp) -> Answer<'_, u64> {
+        async move {
+            let mut purged = 0;
+            loop {
+                let remove = self.remover();
+                let work =
+                    move |connection: &Connection| change::purge(connection, done, failed, PURGE);
+                let committed = move |(count, unneeded): (u64, Vec<Unneeded>)| {
+                    unneeded.into_iter().for_each(remove);
+                    count
+                };
+                let count = self.writer.submit(Kind::Note, work, committed).await?;
+                purged += count;
+                if count < u64::from(PURGE) {
+                    return Ok(purged);
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn totals(&self) -> Answer<'_, Totals> {
+        let room = Arc::clone(&self.room);
+        let committed = move |totals: Totals| {
+            room.counted(totals.bytes);
+            totals
+        };
+        self.writer.submit(Kind::Read, rows::totals, committed).boxed()
+    }
+
+    fn list(&self, filter: Filter) -> Answer<'_, Vec<Summary>> {
+        self.read(move |connection| rows::list(connection, &filter))
+    }
+
+    fn show(&self, id: String) -> Answer<'_, Option<Detail>> {
+        self.read(move |connection| rows::show(connection, &id))
+    }
+
+    fn body(&self, id: String) -> Answer<'_, Option<Body>> {
+        let bodies = Arc::clone(&self.bodies);
+        self.read(move |connection| {
+            let found = connection
+                .prepare_cached("SELECT seq, in_file, size FROM messages WHERE id = ?1")?
+                .query_row([&id], |row| Ok((row.get(0)?, row.get(1)?, rows::count(row, "size")?)))
+                .optional()?;
+            match found {
+                None => Ok(None),
+                Some((_, true, size)) => Ok(Some(Body::File { path: bodies.path(&id), size })),
+                Some((seq, false, _)) => rows::inline_body(connection, seq),
+            }
+        })
+    }
+
+    fn change(&self, id: String, change: Change, now: Timestamp) -> Answer<'_, Changed> {
+        self.tell(now);
+        let remove = self.remover();
+        let work = move |connection: &Connection| change::change(connection, &id, change, now);
+        let committed = move |(changed, unneeded)| {
+            remove(unneeded);
+            changed
+        };
+        self.writer.submit(Kind::Note, work, committed).boxed()
+    }
+
+    fn notices(&self) -> Answer<'_, Vec<Notice>> {
+        self.read(rows::notices)
+    }
+
+    fn notified(&self, notices: Vec<i64>, carrier: Option<NewMessage>) -> Answer<'_, ()> {
+        match carrier {
+            Some(carrier) => {
+                self.insert(carrier, move |connection| change::forget(connection, &notices)).boxed()
+            }
+            None => self.submit(Kind::Note, move |connection| change::forget(connection, &notices)),
+        }
+    }
+}
+
+impl Drop for Store {
+    /// What was leased for callers that went away was never sent: without this it would be *maybe sent*.
+    fn drop(&mut self) {
+        let lent = mem::take(&mut *self.unfetched.lock().unwrap_or_else(PoisonError::into_inner));
+        self.writer.close(|connection| lease::put_back(connection, &lent).map(|_| ()));
+    }
+}
+
+/// Tries again for a second what is in somebody's way for a moment.
+fn patiently<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    passes: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    for _ in 0..TRIES {
+        match attempt() {
+            Err(error) if passes(&error) => thread::sleep(Duration::from_millis(50)),
+            outcome => return outcome,
+        }
+    }
+    attempt()
+}

@@ -1,0 +1,227 @@
+//! What becomes of messages that are there. Another program may have changed them a moment ago: each change looks
+//! at the state first, in the same transaction.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
+
+use super::{
+    error::Fault,
+    rows::{self, Time},
+};
+use crate::spool::queue::{Change, Changed, Hold, RecipientState, Settlement, State};
+
+/// A message's file is not needed any more, once the change is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unneeded(pub(super) Option<String>);
+
+/// Says what became of a message; `None` if it is neither leased nor awaited.
+pub(super) fn settle(
+    connection: &Connection,
+    settlement: &Settlement,
+) -> Result<Option<Unneeded>, Fault> {
+    let standing = &settlement.standing;
+    if matches!(standing.state, State::Leased | State::Awaiting) {
+        return Err(Fault::of_job(format!("{} is no end of a delivery", standing.state.as_str())));
+    }
+    let found: Option<(i64, bool)> = connection
+        .prepare_cached(
+            "UPDATE messages SET state = :state, due = :due, hold = :hold, lease = NULL, forced = 0,
+                settled = :now, reason = :reason, rule = :rule, attempts = :attempts,
+                maybe_sent = maybe_sent + :maybe_sent, transcript = :transcript
+            WHERE id = :id AND state IN ('leased', 'awaiting') RETURNING seq, in_file",
+        )?
+        .query_row(
+            named_params! {
+                ":id": settlement.id,
+                ":state": standing.state,
+                ":due": rows::due(standing).map(Time),
+                ":hold": rows::hold(standing),
+                ":now": Time(settlement.now),
+                ":reason": standing.reason,
+                ":rule": standing.rule,
+                ":attempts": standing.attempts,
+                ":maybe_sent": u32::from(standing.maybe_sent),
+                ":transcript": standing.transcript,
+            },
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let Some((seq, in_file)) = found else {
+        return Ok(None);
+    };
+    let mut recipient = connection.prepare_cached(
+        "UPDATE recipients SET state = ?3, reply = ?4 WHERE message = ?1 AND place = ?2",
+    )?;
+    for (place, state, reply) in &settlement.recipients {
+        recipient.execute(params![seq, *place as i64, state, reply])?;
+    }
+    if let Some(notice) = &settlement.notice {
+        rows::add_notice(connection, notice)?;
+    }
+    if standing.state != State::Done {
+        return Ok(Some(Unneeded(None)));
+    }
+    connection.prepare_cached("DELETE FROM bodies WHERE message = ?1")?.execute([seq])?;
+    connection.prepare_cached("UPDATE messages SET in_file = 0 WHERE seq = ?1")?.execute([seq])?;
+    Ok(Some(Unneeded(in_file.then(|| settlement.id.clone()))))
+}
+
+/// Does what an operator wants.
+pub(super) fn change(
+    connection: &Connection,
+    id: &str,
+    change: Change,
+    now: Timestamp,
+) -> Result<(Changed, Unneeded), Fault> {
+    let found: Option<(i64, State, bool)> = connection
+        .prepare_cached("SELECT seq, state, in_file FROM messages WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((seq, state, in_file)) = found else {
+        return Ok((Changed::NotFound, Unneeded(None)));
+    };
+    let waits = matches!(state, State::Ready | State::MaybeSent | State::Held);
+    let mut unneeded = Unneeded(None);
+    match change {
+        Change::Retry if state == State::Failed && again(connection, seq)? => {
+            force(connection, seq, now)?;
+        }
+        Change::Retry if waits => force(connection, seq, now)?,
+        Change::Release if state == State::Held => force(connection, seq, now)?,
+        Change::Hold if waits => {
+            connection
+                .prepare_cached(
+                    "UPDATE messages SET state = 'held', due = NULL, hold = ?2, forced = 0
+                    WHERE seq = ?1",
+                )?
+                .execute(params![seq, Hold::Operator])?;
+        }
+        Change::Drop if waits || matches!(state, State::Failed | State::Done) => {
+            connection.prepare_cached("DELETE FROM messages WHERE seq = ?1")?.execute([seq])?;
+            unneeded = Unneeded(in_file.then(|| id.to_owned()));
+        }
+        _ => return Ok((Changed::NotNow(state), unneeded)),
+    }
+    Ok((Changed::Done, unneeded))
+}
+
+/// Whom it has failed for is to be delivered to again. False if there is nobody.
+fn again(connection: &Connection, seq: i64) -> Result<bool, Fault> {
+    connection
+        .prepare_cached(
+            "UPDATE recipients SET state = ?2, reply = '' WHERE message = ?1 AND state = ?3",
+        )?
+        .execute(params![seq, RecipientState::Pending, RecipientState::Failed])?;
+    let mut pending =
+        connection.prepare_cached("SELECT 1 FROM recipients WHERE message = ?1 AND state = ?2")?;
+    Ok(pending.exists(params![seq, RecipientState::Pending])?)
+}
+
+fn force(connection: &Connection, seq: i64, now: Timestamp) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "UPDATE messages SET state = 'ready', due = ?2, hold = NULL, forced = 1 WHERE seq = ?1",
+        )?
+        .execute(params![seq, Time(now)])?;
+    Ok(())
+}
+
+/// Holds what waits and what the hold reaches; SQL's words for [`Hold::reaches`].
+pub(super) fn hold_all(
+    connection: &Connection,
+    hold: &Hold,
+    reason: &str,
+    rule: &str,
+) -> Result<u64, Fault> {
+    let sender = match hold {
+        Hold::Operator | Hold::Message | Hold::MailboxGone => return Ok(0),
+        Hold::Sender(address) => Some(address),
+        Hold::Mailbox | Hold::Credential | Hold::Smarthost => None,
+    };
+    // NOCASE compares the case of ASCII letters only, as eq_ignore_ascii_case does.
+    let changed = connection
+        .prepare_cached(
+            "UPDATE messages SET state = 'held', due = NULL, hold = ?1, reason = ?2, rule = ?3
+            WHERE state IN ('ready', 'maybe-sent') AND forced = 0
+                AND (?4 IS NULL OR reverse_path = ?4 COLLATE NOCASE)",
+        )?
+        .execute(params![hold, reason, rule, sender])?;
+    Ok(changed as u64)
+}
+
+/// Makes ready what is held by this.
+pub(super) fn release_all(
+    connection: &Connection,
+    hold: &Hold,
+    now: Timestamp,
+) -> Result<u64, Fault> {
+    let changed = connection
+        .prepare_cached(
+            "UPDATE messages SET state = 'ready', due = ?2, hold = NULL
+            WHERE hold = ?1 AND +state = 'held'",
+        )?
+        .execute(params![hold, Time(now)])?;
+    Ok(changed as u64)
+}
+
+/// What holds something.
+pub(super) fn holds(connection: &Connection) -> Result<Vec<Hold>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT hold FROM messages WHERE hold IS NOT NULL ORDER BY hold",
+    )?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Holds what goes through mailboxes that are not among these, and releases what was held for that.
+pub(super) fn adopt(
+    connection: &Connection,
+    mailboxes: &[String],
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let known = rows::names(mailboxes.iter().map(String::as_str));
+    connection.execute(
+        "UPDATE messages SET state = 'held', due = NULL, hold = ?2, forced = 0, rule = '',
+            reason = 'its mailbox ' || mailbox || ' is not in the configuration any more'
+        WHERE state IN ('ready', 'maybe-sent', 'held') AND hold IS NOT ?2
+            AND mailbox NOT IN (SELECT value FROM json_each(?1))",
+        params![known, Hold::MailboxGone],
+    )?;
+    connection.execute(
+        "UPDATE messages SET state = 'ready', due = ?3, hold = NULL
+        WHERE hold = ?2 AND +state = 'held' AND mailbox IN (SELECT value FROM json_each(?1))",
+        params![known, Hold::MailboxGone, Time(now)],
+    )?;
+    Ok(())
+}
+
+/// Deletes up to `most` messages that were kept long enough. Returns how many, and whose files are not needed.
+pub(super) fn purge(
+    connection: &Connection,
+    done: Timestamp,
+    failed: Timestamp,
+    most: u32,
+) -> Result<(u64, Vec<Unneeded>), Fault> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM messages WHERE seq IN (
+            SELECT seq FROM messages WHERE state = 'done' AND settled < ?1
+            UNION ALL SELECT seq FROM messages WHERE state = 'failed' AND settled < ?2
+            LIMIT ?3)
+        RETURNING id, in_file",
+    )?;
+    let rows = statement.query_map(params![Time(done), Time(failed), most], |row| {
+        let id: String = row.get(0)?;
+        Ok(Unneeded(row.get::<_, bool>(1)?.then_some(id)))
+    })?;
+    let unneeded = rows.collect::<Result<Vec<_>, _>>()?;
+    Ok((unneeded.len() as u64, unneeded))
+}
+
+/// Forgets notices.
+pub(super) fn forget(connection: &Connection, numbers: &[i64]) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached("DELETE FROM notices WHERE number = ?1")?;
+    for number in numbers {
+        statement.execute([number])?;
+    }
+    Ok(())
+}
