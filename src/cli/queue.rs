@@ -16,7 +16,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::{CONFIGURATION, ConfigFile, FAILED, complain};
 use crate::{
     config::{self, Places, unreadable},
-    spool::queue::{Change, Filter, Queue, QueueError, State},
+    spool::{
+        queue::{Change, Filter, Queue, QueueError, State},
+        store::Store,
+    },
 };
 
 #[derive(clap::Args)]
@@ -116,17 +119,13 @@ fn open(config: &ConfigFile) -> Result<Result<Spool, Missing>, Refusal> {
             )));
         }
     }
-    let queue = visit(directory)?;
+    let queue = Store::visit(directory).map_err(|error| Refusal::failed(error.to_string()))?;
     Ok(Ok(Spool { queue, places }))
 }
 
 /// The same for commands that have nothing to do without one.
 fn open_existing(config: &ConfigFile) -> Result<Spool, Refusal> {
     open(config)?.map_err(|missing| Refusal::failed(missing.to_string()))
-}
-
-fn visit(_directory: &std::path::Path) -> Result<Arc<dyn Queue>, Refusal> {
-    Err(Refusal::failed("this version cannot open a spool yet"))
 }
 
 /// There is no spool here.
