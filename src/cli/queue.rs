@@ -8,7 +8,13 @@ mod list;
 mod show;
 mod words;
 
-use std::{fs, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{self, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use jiff::{SignedDuration, Timestamp};
@@ -103,8 +109,12 @@ struct Spool {
 
 /// Opens the spool; `None` if the relay has not made one.
 fn open(config: &ConfigFile) -> Result<Result<Spool, Missing>, Refusal> {
-    let places = config::places(&config.path())
+    let mut places = config::places(&config.path())
         .map_err(|problems| Refusal { reason: problems.to_string(), code: CONFIGURATION })?;
+    // Whoever reads of it may be in another folder.
+    if let Ok(whole) = path::absolute(&places.spool) {
+        places.spool = whole;
+    }
     let directory = &places.spool;
     match fs::metadata(directory) {
         Ok(_) => {}
@@ -135,7 +145,7 @@ impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "there is no spool at {}: the relay makes it when it runs with [delivery] mode stream-then-spool or spool",
+            "there is no spool at {}; the relay makes it when it runs with [delivery] mode stream-then-spool or spool",
             self.0.display()
         )
     }
