@@ -10,10 +10,7 @@
 //!                                                   └────────► 4xx, the spool cannot
 //! ```
 
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
