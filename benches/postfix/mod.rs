@@ -77,9 +77,10 @@ pub fn start() -> Option<Postfix> {
         .spawn()
         .unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let postfix = Postfix { address, master, _folder: folder };
     for _ in 0..500 {
         if TcpStream::connect(address).is_ok() {
-            return Some(Postfix { address, master, _folder: folder });
+            return Some(postfix);
         }
         thread::sleep(Duration::from_millis(20));
     }

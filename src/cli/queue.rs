@@ -8,7 +8,13 @@ mod list;
 mod show;
 mod words;
 
-use std::{fs, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{self, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +22,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::{CONFIGURATION, ConfigFile, FAILED, complain};
 use crate::{
     config::{self, Places, unreadable},
-    spool::queue::{Change, Filter, Queue, QueueError, State},
+    spool::{
+        queue::{Change, Filter, Queue, QueueError, State},
+        store::Store,
+    },
 };
 
 #[derive(clap::Args)]
@@ -100,8 +109,12 @@ struct Spool {
 
 /// Opens the spool; `None` if the relay has not made one.
 fn open(config: &ConfigFile) -> Result<Result<Spool, Missing>, Refusal> {
-    let places = config::places(&config.path())
+    let mut places = config::places(&config.path())
         .map_err(|problems| Refusal { reason: problems.to_string(), code: CONFIGURATION })?;
+    // Whoever reads of it may be in another folder.
+    if let Ok(whole) = path::absolute(&places.spool) {
+        places.spool = whole;
+    }
     let directory = &places.spool;
     match fs::metadata(directory) {
         Ok(_) => {}
@@ -116,17 +129,13 @@ fn open(config: &ConfigFile) -> Result<Result<Spool, Missing>, Refusal> {
             )));
         }
     }
-    let queue = visit(directory)?;
+    let queue = Store::visit(directory).map_err(|error| Refusal::failed(error.to_string()))?;
     Ok(Ok(Spool { queue, places }))
 }
 
 /// The same for commands that have nothing to do without one.
 fn open_existing(config: &ConfigFile) -> Result<Spool, Refusal> {
     open(config)?.map_err(|missing| Refusal::failed(missing.to_string()))
-}
-
-fn visit(_directory: &std::path::Path) -> Result<Arc<dyn Queue>, Refusal> {
-    Err(Refusal::failed("this version cannot open a spool yet"))
 }
 
 /// There is no spool here.
@@ -136,7 +145,7 @@ impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "there is no spool at {}: the relay makes it when it runs with [delivery] mode stream-then-spool or spool",
+            "there is no spool at {}; the relay makes it when it runs with [delivery] mode stream-then-spool or spool",
             self.0.display()
         )
     }

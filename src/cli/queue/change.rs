@@ -12,12 +12,7 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-#[command(
-    mut_arg("states", |arg| arg.requires("all")),
-    mut_arg("device", |arg| arg.requires("all")),
-    mut_arg("older", |arg| arg.requires("all")),
-    after_help = "Exits with 1 if it could not be done to one of the messages."
-)]
+#[command(after_help = "Exits with 1 if it could not be done to one of the messages.")]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigFile,
@@ -60,6 +55,11 @@ pub(super) async fn drop(DropArgs { args, yes }: DropArgs) -> Result<u8, Refusal
 
 /// The messages that are meant, each once.
 async fn meant(args: &Args, spool: &Spool, change: Change) -> Result<Vec<String>, Refusal> {
+    // clap asks for --all in vain where ids stand in its place.
+    if !args.all && !args.filters.is_empty() {
+        let reason = "--state, --device and --older narrow --all down; leave them or the ids out";
+        return Err(Refusal { reason: reason.to_owned(), code: USAGE });
+    }
     if args.all {
         let filter = args.filters.filter(possible(change), Timestamp::now());
         let found = spool.queue.list(filter).await?;
@@ -95,7 +95,7 @@ fn confirmed(count: u64) -> Result<bool, Refusal> {
     // Not to stdout, which may be JSON.
     let asked = write!(
         io::stderr(),
-        "Delete {}? They cannot be had back. Write yes to go on: ",
+        "Delete {}? What is deleted cannot be had back. Write yes to go on: ",
         words::messages(count)
     );
     let mut answer = String::new();

@@ -5,7 +5,7 @@ use std::io;
 use jiff::Timestamp;
 
 use super::{
-    Filters, NO_MESSAGE, Refusal, Spool,
+    Filters, Refusal, Spool,
     words::{self, Row, clean, cut},
 };
 use crate::{
@@ -59,7 +59,9 @@ pub(super) async fn run(args: Args) -> Result<u8, Refusal> {
     if let Some(after) = &args.after
         && spool.queue.show(after.clone()).await?.is_none()
     {
-        return Err(Refusal::failed(format!("--after {after}: {NO_MESSAGE}, from the beginning")));
+        return Err(Refusal::failed(format!(
+            "--after {after}: there is no such message (any more); leave it out to begin anew"
+        )));
     }
     // One more than is shown tells whether there are more.
     let most = if args.limit == 0 { 0 } else { args.limit.saturating_add(1) };

@@ -16,6 +16,7 @@ use super::*;
 use crate::{
     proto::path::{Address, ForwardPath, ReversePath},
     spool::queue::{NewNotice, Recipient, RecipientState, Standing},
+    telemetry::metrics::Metrics,
 };
 
 fn at(second: i64) -> Timestamp {

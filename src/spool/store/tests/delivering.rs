@@ -80,6 +80,20 @@ async fn a_settlement_is_written_with_its_recipients_and_notice() {
 }
 
 #[tokio::test]
+async fn what_is_delivered_when_it_is_taken_keeps_no_mail_data() {
+    let (_folder, store) = open();
+    let path = store.incoming().join("b");
+    fs::write(&path, "x").unwrap();
+    let body = Body::File { path: path.clone(), size: 1 };
+    let done = |message| NewMessage { standing: standing(State::Done), ..message };
+    take_all(&store, [done(large("a")), done(NewMessage { body, ..message("b") })]).await;
+    assert!(!path.exists() && !store.bodies.path("a").exists());
+    for id in ["a", "b"] {
+        assert_eq!(store.body(id.to_owned()).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn a_live_session_settles_what_it_awaits() {
     let (_folder, store) = open();
     take_all(&store, [message_in("a", State::Awaiting), message_in("b", State::Ready)]).await;

@@ -1,6 +1,6 @@
 //! Many at once: shared commits, bad company, callers that go away, and another program beside.
 
-use std::{future::Future, pin::pin, task::Poll};
+use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
 use futures_util::future::join_all;
 
