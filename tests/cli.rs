@@ -14,6 +14,8 @@ mod init;
 mod output;
 #[path = "cli/passwd.rs"]
 mod passwd;
+#[path = "cli/queue.rs"]
+mod queue;
 #[cfg(target_os = "linux")]
 #[path = "cli/terminal.rs"]
 mod terminal;
@@ -111,7 +113,7 @@ fn check_says_every_problem_at_once() {
     fs::write(
         &file,
         "[[listener]]\nname = \"lan\"\naddress = \"0.0.0.0:2525\"\ntsl = \"none\"\n[[mailbox]]\naddress = \"a@b.example\"\n\
-         password = \"x\"\n[delivery]\nmode = \"spool\"\n",
+         password = \"x\"\n[sender]\nrewrite = \"mailbox\"\n",
     )
     .unwrap();
     let _filters = filters(folder.path());
@@ -119,7 +121,7 @@ fn check_says_every_problem_at_once() {
     exit code 78
     --- stderr
     FOLDER/relay.toml:4: listener.tsl: unknown key; did you mean tls?
-    FOLDER/relay.toml:9: delivery.mode: needs the spool, which this version does not have yet; write mode = "stream"
+    FOLDER/relay.toml:9: sender.rewrite: not in this version yet; write rewrite = "keep"
     warning: FOLDER/relay.toml:6: mailbox.address: a@b.example is a placeholder; write the address of the mailbox that sends
     warning: FOLDER/relay.toml:7: mailbox.password: the secret stands in the configuration itself; write password = { file = "/run/secrets/name" }, { env = "NAME" } or { credential = "name" }
     smtp-uplift: 2 problems in the configuration
@@ -129,7 +131,7 @@ fn check_says_every_problem_at_once() {
     assert_eq!(effective, plain, "what does not act is not printed");
 
     let (code, _, err) = run(smtp_uplift().args(["run", "--config"]).arg(&file));
-    assert!(code == 78 && err.contains("needs the spool"), "{err}");
+    assert!(code == 78 && err.contains("not in this version yet"), "{err}");
     let (code, _, err) = run(smtp_uplift().args(["check", "--config", "nowhere.toml"]));
     assert!(code == 78 && err.contains("nowhere.toml: the configuration cannot be read"), "{err}");
 }

@@ -607,7 +607,7 @@ fn places_need_nothing_else_to_be_right() {
     assert_eq!(
         places(
             "hostname = 3\nnonsense = true\nstate_dir = \"state\"\n[tls]\ncertificate = \"a.crt\"\nprivate_key = \"a.key\"\n\
-             [auth]\nusers_file = \"users.txt\"\n[spool]\ndirectory = \"kept\"\nexpire = 3\n[admin]\naddress = \"\"\ntoken = \"x\"\n[[mailbox]]\npassword = { file = \"none\" }\n"
+             [auth]\nusers_file = \"users.txt\"\n[spool]\ndirectory = \"kept\"\nexpire = 3\n[smarthost]\nport = 0\nreplies_file = \"none.toml\"\n[admin]\naddress = \"\"\ntoken = \"x\"\n[[mailbox]]\npassword = { file = \"none\" }\n"
         )
         .unwrap(),
         Places {
@@ -618,11 +618,13 @@ fn places_need_nothing_else_to_be_right() {
             }),
             users_file: Some(whole("users.txt")),
             spool: whole("state/kept"),
+            replies_file: Some(whole("none.toml")),
             admin: None,
         }
     );
-    let Places { state_dir, certificate, users_file, spool, admin } = places("").unwrap();
-    assert_eq!((certificate, users_file), (None, None));
+    let Places { state_dir, certificate, users_file, spool, replies_file, admin } =
+        places("").unwrap();
+    assert_eq!((certificate, users_file, replies_file), (None, None, None));
     assert_eq!(spool, Path::new("/var/lib/smtp-uplift/spool"));
     assert_eq!(
         (state_dir.to_str(), admin),

@@ -54,7 +54,7 @@ async fn a_smarthost_that_is_away_comes_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_relay_that_stops_leaves_its_folder_and_its_smarthost_to_the_next_one() {
-    let plan = || Plan { more: STREAM, ..Plan::default() };
+    let plan = Plan::default;
     let house = InMemory::build(plan()).await;
     let mut device = house.device().await;
     device.say("MAIL FROM:<a@x>").await.unwrap();
@@ -217,7 +217,7 @@ async fn in_a_pause_nothing_is_lent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_device_hears_of_a_pause_at_once() {
-    let house = InMemory::build(Plan { more: STREAM, ..Plan::default() }).await;
+    let house = InMemory::build(Plan::default()).await;
     house.relay.pool.pause(seconds(60));
     let (heard, took) = timed(house.send("a@x", &["b@x"])).await;
     assert!(heard.starts_with("451 4.3.2 ") && took == seconds(0), "{heard} {took:?}");

@@ -20,6 +20,7 @@ mod healthcheck;
 mod init;
 mod man;
 mod passwd;
+mod queue;
 mod run;
 mod sandbox;
 
@@ -75,6 +76,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Say what a reply means that a printer, a log or a bounce shows, and what to do
     Explain(explain::Args),
+    /// List what the spool keeps, and retry, hold, release, delete or export it
+    Queue(queue::Args),
     /// Run the Exchange Online stand-in alone, to rehearse against
     Sandbox(sandbox::Args),
     /// Add, change or delete the login of a device
@@ -143,6 +146,7 @@ fn command() -> u8 {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Explain(args) => explain::run(args),
+        Command::Queue(args) => block_on(queue::run(args)),
         Command::Sandbox(args) => block_on(sandbox::run(args)),
         Command::Passwd(args) => block_on(passwd::run(args)),
         Command::Cert(args) => cert::run(args),
@@ -170,7 +174,12 @@ static STDOUT: OnceLock<io::Error> = OnceLock::new();
 
 /// Prints a line. A command ends as it would have ended, however little of it is read.
 fn say(line: fmt::Arguments<'_>) {
-    if let Err(error) = writeln!(io::stdout(), "{line}") {
+    stdout(writeln!(io::stdout(), "{line}"));
+}
+
+/// Keeps in mind what stdout did not take.
+fn stdout(written: io::Result<()>) {
+    if let Err(error) = written {
         let _ = STDOUT.set(error);
     }
 }

@@ -104,6 +104,8 @@ pub struct Places {
     pub users_file: Option<PathBuf>,
     /// The folder of the spool.
     pub spool: PathBuf,
+    /// Rules for the smarthost's replies that go before those that are built in.
+    pub replies_file: Option<PathBuf>,
     /// Metrics, health and console; `None` if switched off.
     pub admin: Option<SocketAddr>,
 }

@@ -31,6 +31,7 @@ const TICK: Duration = Duration::from_millis(1);
 const CERTIFICATE: &str = "certs/relay.crt";
 const KEY: &str = "certs/relay.key";
 const USERS: &str = "users.txt";
+const REPLIES: &str = "replies.toml";
 
 pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     let hostname = hostname(&mut root);
@@ -88,6 +89,7 @@ pub(super) fn places(mut root: Table<'_>) -> Places {
         state_dir,
         certificate,
         users_file: root.section_or_empty("auth").path("users_file", USERS),
+        replies_file: root.section_or_empty("smarthost").path("replies_file", REPLIES),
         admin: admin_address(&mut root.section_or_empty("admin")),
     }
 }
@@ -189,7 +191,7 @@ fn smarthost(mut table: Table<'_>) -> Smarthost {
     let tls_min = table.one_of("tls_min", &[("1.1", TOO_OLD), ("1.0", TOO_OLD), ("1", TOO_OLD)]);
     let tls_backend = table.one_of("tls_backend", &[]);
     let ca_file = table.file("ca_file", "extra-roots.pem");
-    let replies_file = table.file("replies_file", "replies.toml");
+    let replies_file = table.file("replies_file", REPLIES);
     let lease_wait =
         table.duration("lease_wait", Duration::from_secs(5), TICK..=Duration::from_secs(600));
     table.finish();

@@ -10,10 +10,7 @@
 //!                                                   └────────► 4xx, the spool cannot
 //! ```
 
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -21,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Relay,
-    aftermath::{End, Fate},
+    aftermath::{AGAIN, End, Fate},
     answer,
     attempt::{self, Dotted, Letter, Manner, Opened, Outcome},
     course::Course,
@@ -39,9 +36,6 @@ use crate::{
     },
     telemetry::{maillog::Disposition, transcript::Voice},
 };
-
-/// How long to wait before each further attempt on a fresh connection.
-const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 
 /// How far a message has gone up while its data came in.
 pub enum Upload {
@@ -101,7 +95,9 @@ impl Acceptance<'_> {
                 ended = self.attempt(one_by_one).await;
                 continue;
             }
+            let keeper = Arc::clone(self.keeper);
             if let Some(separately) = conclusion.once_more()
+                && let Ok(_chair) = keeper.patient.try_acquire()
                 && faults < if separately { 1 } else { AGAIN.len() }
                 && self.replay.is_some()
                 && Instant::now() + AGAIN[faults] < self.deadline

@@ -18,6 +18,8 @@ use crate::{
     },
 };
 
+/// How long to wait before each further attempt when the connection was at fault; then come the configured waits.
+pub const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// Attempts in which the servers did not understand each other, after which a person has to look at it.
 const MISUNDERSTANDINGS: u32 = 3;
 
@@ -142,10 +144,11 @@ pub fn fates(
 pub fn plan(fates: &[Fate], tries: Tries<'_>, mut hold: impl FnMut(&Hold, &Fate) -> Hold) -> Plan {
     let mut recipients = Vec::with_capacity(fates.len());
     let mut best: Option<(u8, usize, Standing)> = None;
-    let wait = |trouble| {
-        let wait = schedule::wait(trouble, tries.count, tries.waits, tries.chance);
+    let later = |trouble, tried| {
+        let wait = schedule::wait(trouble, tried, tries.waits, tries.chance);
         tries.now.saturating_add(wait).unwrap_or(tries.now)
     };
+    let wait = |trouble| later(trouble, tries.count);
     let delivered = fates.iter().any(|fate| fate.end == End::Delivered);
     for (place, fate) in fates.iter().enumerate() {
         let (rank, state, due, held) = match &fate.end {
@@ -160,7 +163,11 @@ pub fn plan(fates: &[Fate], tries: Tries<'_>, mut hold: impl FnMut(&Hold, &Fate)
                 (3, State::Held, Some(wait(Trouble::Setting)), Some(Hold::Message))
             }
             End::Not(Course::Reconnect | Course::OneByOne) => {
-                (2, State::Ready, Some(wait(Trouble::Passing)), None)
+                let due = match AGAIN.get((tries.count as usize).saturating_sub(1)) {
+                    Some(soon) => tries.now.saturating_add(*soon).unwrap_or(tries.now),
+                    None => later(Trouble::Passing, tries.count.saturating_sub(AGAIN.len() as u32)),
+                };
+                (2, State::Ready, Some(due), None)
             }
             End::Not(Course::Hold(wanted)) => {
                 let hold = hold(wanted, fate);
@@ -287,7 +294,9 @@ mod tests {
                 1,
                 "PP maybe-sent in 60",
             ),
-            (Outcome::Lost(lost(Stage::Data)), 1, "PP ready in 60"),
+            (Outcome::Lost(lost(Stage::Data)), 1, "PP ready in 1"),
+            (Outcome::Lost(lost(Stage::Data)), 2, "PP ready in 4"),
+            (Outcome::Lost(lost(Stage::Data)), 3, "PP ready in 60"),
             (
                 Outcome::Refused(Stage::Data, reply(503, Enhanced(5, 5, 1), "Bad sequence")),
                 2,

@@ -7,7 +7,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -58,6 +61,9 @@ pub struct Keeper {
     pub away: Mutex<Away>,
     /// What is stopped.
     pub stopped: Mutex<Stops>,
+    /// Devices that may be kept waiting for another attempt at the same time. That is for the odd hiccup: when
+    /// many messages meet with one, the spool answers sooner, and the courier makes the same attempts.
+    pub patient: Semaphore,
     /// What is counted.
     pub metrics: Metrics,
 }

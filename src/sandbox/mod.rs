@@ -133,7 +133,12 @@ impl Sandbox {
 
     /// One without a socket, to be reached by [`Sandbox::connect`] and [`Sandbox::dialler`].
     pub fn in_memory(scenario: Scenario) -> Result<Self, SandboxError> {
-        Self::new(NOWHERE, scenario, &Identity::make(&NAMES)?)
+        Self::in_memory_as(scenario, &Identity::make(&NAMES)?)
+    }
+
+    /// One without a socket and with a certificate of the caller's: making one takes longer than all the rest.
+    pub fn in_memory_as(scenario: Scenario, identity: &Identity) -> Result<Self, SandboxError> {
+        Self::new(NOWHERE, scenario, identity)
     }
 
     fn new(
@@ -177,6 +182,11 @@ impl Sandbox {
     /// stays: see [`Sandbox::cut`].
     pub fn refuse(&self, refuses: bool) {
         self.server.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    /// From now on nothing goes wrong, whatever the scenario or an address asks for. What hangs already hangs on.
+    pub fn mend(&self) {
+        self.server.script.mend();
     }
 
     /// Closes every connection that is open, wherever its dialogue is.

@@ -21,7 +21,7 @@
 //! | `tls` (file only) | the handshake has begun | `reply` and `garbage` come in the clear, then it closes; `hang` goes no further, `delay` later |
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -152,6 +152,8 @@ pub(super) enum Words {
 pub(super) struct Script {
     pub(super) scenario: Scenario,
     reached: Vec<AtomicU32>,
+    /// Nothing goes wrong any more.
+    mended: AtomicBool,
 }
 
 impl Default for Scenario {
@@ -212,7 +214,12 @@ impl Fault {
 impl Script {
     pub(super) fn new(scenario: Scenario) -> Self {
         let reached = scenario.faults.iter().map(|_| AtomicU32::new(0)).collect();
-        Self { scenario, reached }
+        Self { scenario, reached, mended: AtomicBool::new(false) }
+    }
+
+    /// From now on no fault is due.
+    pub(super) fn mend(&self) {
+        self.mended.store(true, Ordering::SeqCst);
     }
 
     /// The fault that is due at a stage: the file's, else one that an address asks for.
@@ -221,6 +228,9 @@ impl Script {
         stage: Stage,
         addresses: impl Iterator<Item = (Stage, &'a str)>,
     ) -> Option<Deed> {
+        if self.mended.load(Ordering::SeqCst) {
+            return None;
+        }
         let scripted = self
             .scenario
             .faults
@@ -360,8 +370,11 @@ mod tests {
     fn a_file_counts() {
         let text = "password = 'p'\n[[fault]]\nstage = 'dot'\nreply = '451 4.7.0 PRX4'\nevery = 2\ntimes = 2\n";
         let script = Script::new(Scenario::parse(text).unwrap());
-        let due: Vec<bool> = (0..8).map(|_| due(&script, Stage::Dot, "a@b").is_some()).collect();
-        assert_eq!(due, [false, true, false, true, false, false, false, false]);
+        let times: Vec<bool> = (0..8).map(|_| due(&script, Stage::Dot, "a@b").is_some()).collect();
+        assert_eq!(times, [false, true, false, true, false, false, false, false]);
+        assert!(due(&script, Stage::Dot, "close-dot@x").is_some());
+        script.mend();
+        assert!(due(&script, Stage::Dot, "close-dot@x").is_none(), "nor what an address asks for");
         assert!(Scenario::parse("[[fault]]\nstage = 'dot'\nreply = 'no'").is_err());
         assert!(Scenario::parse("passwort = 'p'").unwrap_err().contains("passwort"));
     }

@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// Devices that are kept waiting for another attempt at the same time, at most.
+const PATIENT: usize = 3;
+
 /// A relay that serves whoever is let in: [`session::serve`](crate::relay::session::serve) needs no more than one
 /// of its [`doors`].
 pub struct Wired {
@@ -110,6 +113,7 @@ async fn keeper(
         wake: Notify::new(),
         away: Mutex::default(),
         stopped: Mutex::default(),
+        patient: Semaphore::new(config.mailbox.max_connections.min(PATIENT)),
         metrics: metrics.clone(),
     }))
 }

@@ -9,18 +9,21 @@
 //! schema    the tables, their versions, and the way from one to the next
 //! rows      messages as rows          lease     handing messages out
 //! body      mail data as files        change    what becomes of them
-//! room      whether more fits in      recover   what an earlier relay has left
+//! room      whether more fits in      open      at start, with recover: what an earlier relay has left
 //! ```
 
 mod body;
 mod change;
 mod error;
 mod lease;
+mod open;
 mod point;
 mod recover;
 mod room;
 mod rows;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{
@@ -30,8 +33,6 @@ use std::{
         Arc, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
-    thread,
-    time::Duration,
 };
 
 use futures_util::FutureExt as _;
@@ -45,20 +46,16 @@ use self::{
     error::Fault,
     lease::{Claim, Unfetched, Which},
     room::Room,
-    writer::{Database, Kind, Writer},
+    writer::{Kind, Writer},
 };
 pub use self::{error::OpenError, point::point};
 use super::{
-    place::{Lock, Place, PlaceError},
+    place::Place,
     queue::{
         Answer, Body, Change, Changed, Detail, Filter, Hold, Leased, NewMessage, Notice, Queue,
         QueueError, Settlement, State, Summary, Totals,
     },
 };
-use crate::telemetry::metrics::Metrics;
-
-/// How often somebody else may be in the way of opening, at intervals of 50 ms.
-const TRIES: u32 = if cfg!(test) { 2 } else { 20 };
 
 /// Messages that are purged in one commit, so that others get their turn between.
 const PURGE: u32 = 500;
@@ -75,57 +72,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// As the relay opens it: makes the folder, takes its lock, migrates, recovers, sweeps. Blocks for as long as
-    /// that takes.
-    pub fn open(directory: &Path, max_size: u64, metrics: Metrics) -> Result<Arc<Self>, OpenError> {
-        let place = Place::make(directory)?;
-        // A command may hold it for a moment.
-        let lock = patiently(|| place.lock(), |error| matches!(error, PlaceError::InUse { .. }))?;
-        let mut connection = schema::open(&place)?;
-        schema::migrate(&mut connection, &place)?;
-        recover::recover(&connection, &place)?;
-        let failed = |fault: Fault| OpenError::Database {
-            path: place.database(),
-            cause: fault.error.to_string(),
-        };
-        let told = recover::last_time(&connection).map_err(|error| failed(error.into()))?;
-        let store = Self::new(place.clone(), max_size, told);
-        recover::sweep(&mut connection, &store.bodies, &place, told)?;
-        store.room.counted(rows::totals(&connection).map_err(failed)?.bytes);
-        Ok(store.with(connection, Some(lock), Some(metrics)))
-    }
-
-    /// As a command opens it beside a running relay (or without one; then what an earlier relay left is recovered
-    /// first, under the lock, which is released again at once). The directory must exist.
-    pub fn visit(directory: &Path) -> Result<Arc<Self>, OpenError> {
-        let place = Place::find(directory)?;
-        // A relay that has just begun may not have made the tables yet.
-        let connection = patiently(
-            || {
-                let lock = place.lock();
-                let mut connection = schema::open(&place)?;
-                let found = schema::version(&connection)
-                    .map_err(|error| OpenError::from_sqlite(place.database(), &error))?;
-                match lock {
-                    Ok(_lock) => {
-                        schema::migrate(&mut connection, &place)?;
-                        recover::recover(&connection, &place)?;
-                    }
-                    Err(PlaceError::InUse { .. }) if found == schema::VERSION => {}
-                    Err(PlaceError::InUse { .. }) => {
-                        let (path, known) = (place.database(), schema::VERSION);
-                        return Err(OpenError::Older { path, found, known });
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-                Ok(connection)
-            },
-            |error| matches!(error, OpenError::Older { .. }),
-        )?;
-        let store = Self::new(place, u64::MAX, Timestamp::UNIX_EPOCH);
-        Ok(store.with(connection, None, None))
-    }
-
     /// The folder for files that a message is written to while it comes in.
     pub fn incoming(&self) -> &Path {
         self.place.incoming()
@@ -165,35 +111,7 @@ impl Store {
     }
 }
 
-/// A store that has no connection yet.
-struct Unconnected {
-    place: Place,
-    bodies: Arc<Bodies>,
-    room: Arc<Room>,
-    told: Timestamp,
-}
-
-impl Unconnected {
-    fn with(
-        self,
-        connection: Connection,
-        lock: Option<Lock>,
-        metrics: Option<Metrics>,
-    ) -> Arc<Store> {
-        let Self { place, bodies, room, told } = self;
-        let writer = Writer::new(Database::new(connection, lock), Arc::clone(&room), metrics);
-        let told = Arc::new(AtomicI64::new(told.as_millisecond()));
-        Arc::new(Store { place, bodies, room, writer, unfetched: Unfetched::default(), told })
-    }
-}
-
 impl Store {
-    fn new(place: Place, max_size: u64, told: Timestamp) -> Unconnected {
-        let bodies = Arc::new(Bodies::new(place.clone()));
-        let room = Arc::new(Room::new(place.clone(), max_size));
-        Unconnected { place, bodies, room, told }
-    }
-
     fn submit<T: Send + 'static>(
         &self,
         kind: Kind,
@@ -269,11 +187,7 @@ impl Store {
         let done = message.standing.state == State::Done;
         let put = move || match body {
             // Nobody needs the mail data of what is delivered.
-            Body::File { path, .. } if done => {
-                body::remove(&path);
-                Ok(Stored::Row(Vec::new()))
-            }
-            Body::Chunks(_) if done => Ok(Stored::Row(Vec::new())),
+            body if done => bodies.discard(&body).map(|()| Stored::Row(Vec::new())),
             body => bodies.put(&id, body),
         };
         let outcome = match &message.body {
@@ -437,22 +351,6 @@ impl Drop for Store {
     /// What was leased for callers that went away was never sent: without this it would be *maybe sent*.
     fn drop(&mut self) {
         let lent = mem::take(&mut *self.unfetched.lock().unwrap_or_else(PoisonError::into_inner));
-        if !lent.is_empty() {
-            self.writer.now_or_never(|connection| lease::put_back(connection, &lent).map(|_| ()));
-        }
+        self.writer.close(|connection| lease::put_back(connection, &lent).map(|_| ()));
     }
-}
-
-/// Tries again for a second what is in somebody's way for a moment.
-fn patiently<T, E>(
-    mut attempt: impl FnMut() -> Result<T, E>,
-    passes: impl Fn(&E) -> bool,
-) -> Result<T, E> {
-    for _ in 0..TRIES {
-        match attempt() {
-            Err(error) if passes(&error) => thread::sleep(Duration::from_millis(50)),
-            outcome => return outcome,
-        }
-    }
-    attempt()
 }

@@ -15,13 +15,21 @@ use super::{
 };
 
 /// Every command, with its subcommands.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 23] = [
     "init",
     "check",
     "run",
     "demo",
     "doctor",
     "explain",
+    "queue",
+    "queue list",
+    "queue show",
+    "queue retry",
+    "queue hold",
+    "queue release",
+    "queue drop",
+    "queue export",
     "sandbox",
     "passwd",
     "cert new",

@@ -14,7 +14,7 @@ use rustix::{
 };
 use tokio::time::Instant;
 
-use super::passwd::accepts;
+use super::{passwd::accepts, queue};
 
 /// How long anything may take here.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -150,5 +150,20 @@ fn colours_are_for_who_wants_them() {
                 "{variables:?}: {shown:?}"
             );
         }
+    }
+}
+
+#[test]
+fn what_is_deleted_from_the_queue_is_asked_for() {
+    let folder = queue::folder();
+    queue::keep(&folder, queue::messages());
+    for (answer, code, left) in [("no", 1, 4), ("", 1, 4), ("yes", 0, 3)] {
+        let args = ["queue", "drop", "1tyjb7hc.1"];
+        let mut terminal = Terminal::start(&args, folder.path(), &[]);
+        terminal
+            .wait_for("Delete 1 message? What is deleted cannot be had back. Write yes to go on: ");
+        writeln!(terminal.end, "{answer}").unwrap();
+        assert_eq!(terminal.end().0, code, "{answer:?}");
+        assert_eq!(queue::ids(&folder, &[]).len(), left, "{answer:?}");
     }
 }

@@ -1,10 +1,10 @@
 //! From DATA to the answer to the final dot, where the relay keeps messages: the data go to the replay, and from
 //! 64 KiB on to the smarthost as well, if a connection is to be had.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Driver,
@@ -13,15 +13,16 @@ use super::{
 use crate::{
     codec::server::ServerItem,
     config::DeliveryMode,
-    proto::{reply::Reply, session::too_large},
+    proto::{client::Stage, reply::Reply, session::too_large},
     relay::{
         acceptance::{Acceptance, Upload, untried},
         answer,
-        attempt::{self, Letter, Manner},
+        attempt::{self, Letter, Manner, Outcome},
         keeper::Keeper,
         pace::{self, Pace, Progress},
         replay::Replay,
     },
+    smarthost::connection::{Lost, LostCause},
     spool::queue::QueueError,
     telemetry::{maillog::Disposition, metrics::SessionOutcome},
 };
@@ -29,6 +30,11 @@ use crate::{
 /// Octets after which a connection is asked for before the dot. Three connections a mailbox must not wait for slow
 /// devices, and most messages are smaller.
 const EARLY: u64 = 64 * 1024;
+/// A smarthost that takes no data for so long stalls: the device is not read meanwhile.
+const STALL: Duration = Duration::from_secs(1);
+
+/// Who has to be waited for so long has sent nothing that lies unread.
+const WAITED: Duration = Duration::from_millis(1);
 
 /// A message on its way in.
 struct Incoming {
@@ -40,6 +46,9 @@ struct Incoming {
     letter: Letter,
     /// Whether the smarthost is asked at all before the spool is.
     asks: bool,
+    /// How long the smarthost has stalled since the device was last waited for. The device's dot may have lain
+    /// there unread for as long.
+    stalled: Duration,
 }
 
 impl Driver {
@@ -61,10 +70,12 @@ impl Driver {
             refusal: None,
             letter,
             asks,
+            stalled: Duration::ZERO,
         };
         self.begin_data().await?;
         let ended = self.receive(&mut incoming).await?;
-        let deadline = Instant::now() + self.relay.delivery.device_patience;
+        let patience = self.relay.delivery.device_patience;
+        let deadline = Instant::now() + patience.saturating_sub(incoming.stalled);
         let mended = self.data_ended(&ended);
         let Incoming { replay, upload, refusal, mut letter, .. } = incoming;
         let (disposition, reply) = match (refusal, &mut self.transaction) {
@@ -115,6 +126,9 @@ impl Driver {
                     continue;
                 }
             };
+            if began.elapsed() >= WAITED {
+                incoming.stalled = Duration::ZERO;
+            }
             match item {
                 Ok(ServerItem::Data(_)) if incoming.refusal.is_some() => {}
                 Ok(ServerItem::Data(_)) if self.framed.codec().data_size() > limit => {
@@ -157,10 +171,9 @@ impl Driver {
         let size = incoming.replay.as_ref().map_or(0, Replay::size);
         match &mut incoming.upload {
             Upload::Open(opened) => {
-                let patience = self.relay.delivery.device_patience;
-                if let Err(outcome) = opened.stream(chunk, patience).await {
-                    incoming.upload = Upload::Over(Some(outcome));
-                }
+                let (began, left) = (Instant::now(), self.stall_left(incoming.stalled));
+                let streamed = opened.stream(chunk, left).await;
+                incoming.went_up(began, streamed);
             }
             Upload::NotYet if incoming.asks && size >= EARLY => self.ask(incoming),
             Upload::NotYet | Upload::Opening(_) | Upload::Over(_) => {}
@@ -185,13 +198,24 @@ impl Driver {
 
     /// Sends what had come before the connection was there.
     async fn catch_up(&mut self, incoming: &mut Incoming) {
-        let patience = self.relay.delivery.device_patience;
-        if let (Upload::Open(opened), Some(replay)) = (&mut incoming.upload, &mut incoming.replay)
-            && let Err(outcome) = opened.send(&incoming.letter, replay, patience).await
-        {
-            incoming.upload = Upload::Over(Some(outcome));
+        let (began, step) = (Instant::now(), self.stall_left(incoming.stalled));
+        let all = self.relay.delivery.device_patience.saturating_sub(incoming.stalled);
+        if let (Upload::Open(opened), Some(replay)) = (&mut incoming.upload, &mut incoming.replay) {
+            // The whole message may be there already, with the dot behind it.
+            let sending = timeout(all, opened.send(&incoming.letter, replay, step));
+            let sent = sending.await.unwrap_or_else(|_| {
+                let cause = LostCause::Timeout(all);
+                Err(Outcome::Lost(Lost { stage: Stage::Data, cause }))
+            });
+            incoming.went_up(began, sent);
         }
         incoming.refuse_if_nowhere();
+    }
+
+    /// How long the smarthost may take nothing at all yet: half of the device's patience is kept for another
+    /// attempt.
+    fn stall_left(&self, stalled: Duration) -> Duration {
+        (self.relay.delivery.device_patience / 2).saturating_sub(stalled)
     }
 }
 
@@ -201,6 +225,17 @@ impl Incoming {
         self.refusal.get_or_insert(reply);
         self.replay = None;
         self.upload = Upload::Over(None);
+    }
+
+    /// Data went up from `began` on, or did not.
+    fn went_up(&mut self, began: Instant, sent: Result<(), Outcome>) {
+        let took = began.elapsed();
+        if took >= STALL {
+            self.stalled += took;
+        }
+        if let Err(outcome) = sent {
+            self.upload = Upload::Over(Some(outcome));
+        }
     }
 
     /// The connection is better used by somebody else.

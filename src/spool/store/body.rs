@@ -105,6 +105,15 @@ impl Bodies {
         placed.map(Stored::File)
     }
 
+    /// Removes mail data that came in and are not kept.
+    pub(super) fn discard(&self, body: &Body) -> Result<(), Fault> {
+        if let Body::File { path, size } = body {
+            self.check(path, *size)?;
+            remove(path);
+        }
+        Ok(())
+    }
+
     /// Syncs a file of `incoming` and moves it to its place.
     fn place(&self, id: &str, path: &Path, file: &File) -> Result<Placed, Fault> {
         file.sync_all()?;
@@ -114,14 +123,18 @@ impl Bodies {
         if !self.synced().contains(&name) {
             private_folder(&folder)?;
             sync_folder(self.place.bodies())?;
-            self.synced().insert(name);
+            self.synced().insert(name.clone());
         }
         let target = folder.join(id);
         // A rename would overwrite another message's data.
         if target.symlink_metadata().is_ok() {
             return Err(Fault::of_job(format!("there are mail data of a message {id} already")));
         }
-        fs::rename(path, &target)?;
+        if let Err(cause) = fs::rename(path, &target) {
+            // Somebody may have removed the folder: the next one makes it again.
+            self.synced().remove(&name);
+            return Err(cause.into());
+        }
         let placed = Placed { path: target, kept: Keep::default() };
         sync_folder(&folder)?;
         point("body-renamed");

@@ -61,6 +61,16 @@ pub(super) fn settle(
     if standing.state != State::Done {
         return Ok(Some(Unneeded(None)));
     }
+    // Whoever was refused earlier keeps the message from being done.
+    let failed = connection
+        .prepare_cached(
+            "UPDATE messages SET state = ?2 WHERE seq = ?1
+                AND EXISTS (SELECT 1 FROM recipients WHERE message = ?1 AND state = ?3)",
+        )?
+        .execute(params![seq, State::Failed, RecipientState::Failed])?;
+    if failed > 0 {
+        return Ok(Some(Unneeded(None)));
+    }
     connection.prepare_cached("DELETE FROM bodies WHERE message = ?1")?.execute([seq])?;
     connection.prepare_cached("UPDATE messages SET in_file = 0 WHERE seq = ?1")?.execute([seq])?;
     Ok(Some(Unneeded(in_file.then(|| settlement.id.clone()))))

@@ -115,12 +115,13 @@ impl From<rusqlite::Error> for Fault {
 }
 
 impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
+    fn from(cause: io::Error) -> Self {
         let full =
-            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        let text = error.to_string();
+            matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let text = cause.to_string();
         let error = if full { QueueError::Full(text) } else { QueueError::Broken(text) };
-        Self { error, of_store: true }
+        // A file that is there already is another message's, or this one's a second time.
+        Self { error, of_store: cause.kind() != io::ErrorKind::AlreadyExists }
     }
 }
 

@@ -151,8 +151,9 @@ fn next(connection: &Connection, which: &Which, most: usize) -> Result<Vec<i64>,
             [&most, &Time(*now), &None::<i64>],
         ),
         Which::Held(hold) => (
+            // By chance: one that is refused whatever is mended must not stand before the others.
             "SELECT seq FROM messages WHERE hold = ?2 AND +state = 'held' AND ?3 IS NULL
-            ORDER BY seq LIMIT ?1",
+            ORDER BY random() LIMIT ?1",
             [&most, hold, &None::<i64>],
         ),
         Which::Overdue(waiting, held) => (

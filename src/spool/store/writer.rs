@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -59,7 +60,8 @@ impl Database {
 
 pub(super) struct Writer {
     line: Mutex<VecDeque<Box<dyn Job>>>,
-    database: Arc<Turn<Database>>,
+    /// `None` once it is closed.
+    database: Arc<Turn<Option<Database>>>,
     shared: Arc<Shared>,
 }
 
@@ -107,12 +109,14 @@ where
     }
 
     fn answer(self: Box<Self>, outcome: Result<(), Fault>) {
-        let Self { committed, value, reply, .. } = *self;
+        let Self { work, committed, value, reply, .. } = *self;
         let answer = match (outcome, value) {
             (Ok(()), Some(value)) => Ok(committed(value)),
             (Ok(()), None) => Err(broken_off()),
             (Err(fault), _) => Err(fault.error),
         };
+        // What the work has kept, as a file of a message that was not written, goes before anybody is told.
+        drop(work);
         // Nobody may be waiting any more; a value that says it was not fetched does so when it is dropped.
         let _ = reply.send(answer);
     }
@@ -122,7 +126,7 @@ impl Writer {
     pub(super) fn new(database: Database, room: Arc<Room>, metrics: Option<Metrics>) -> Self {
         Self {
             line: Mutex::default(),
-            database: Arc::new(Turn::new(database)),
+            database: Arc::new(Turn::new(Some(database))),
             shared: Arc::new(Shared { room, metrics, crowd: AtomicUsize::new(0) }),
         }
     }
@@ -159,21 +163,31 @@ impl Writer {
         answer.await.unwrap_or_else(|_| Err(broken_off()))
     }
 
-    /// Runs something at once if nobody else works: for the end, when nobody can wait any more.
-    pub(super) fn now_or_never(&self, work: impl FnOnce(&Connection) -> Result<(), Fault>) {
-        if let Ok(turn) = self.database.try_lock()
-            && let Err(fault) = work(&turn.connection)
-        {
-            tracing::warn!(error = %fault.error, "the spool's last work is left to the next start");
+    /// Closes the database after a last piece of work, once the job that may still run is over. What takes longer
+    /// than a second closes it itself.
+    pub(super) fn close(&self, last: impl FnOnce(&Connection) -> Result<(), Fault>) {
+        for _ in 0..1000 {
+            if let Ok(mut turn) = self.database.try_lock() {
+                let outcome = turn.take().map(|database| last(&database.connection));
+                if let Some(Err(fault)) = outcome {
+                    tracing::warn!(error = %fault.error, "the spool's last work is left to the next start");
+                }
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
     /// Takes the whole line on. The work goes on if nobody waits for it, and then lets the next one at it.
-    fn work_off(&self, mut turn: OwnedMutexGuard<Database>) {
+    fn work_off(&self, mut turn: OwnedMutexGuard<Option<Database>>) {
         let jobs = mem::take(&mut *self.line());
         let shared = Arc::clone(&self.shared);
         if !jobs.is_empty() {
-            spawn_blocking(move || shared.run(&mut turn.connection, jobs.into()));
+            spawn_blocking(move || {
+                if let Some(database) = turn.as_mut() {
+                    shared.run(&mut database.connection, jobs.into());
+                }
+            });
         }
     }
 

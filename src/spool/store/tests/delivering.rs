@@ -1,0 +1,250 @@
+//! From lease to settlement.
+
+use std::fs;
+
+use super::*;
+
+#[tokio::test]
+async fn the_longest_due_come_first_and_nobody_gets_one_twice() {
+    let (_folder, store) = open();
+    let due = |id, state, due: Option<i64>| NewMessage {
+        standing: Standing { due: due.map(at), ..standing(state) },
+        ..message(id)
+    };
+    take_all(
+        &store,
+        [
+            due("late", State::Ready, Some(30)),
+            due("early", State::MaybeSent, Some(10)),
+            due("never", State::Ready, None),
+            due("held", State::Held, Some(20)),
+            due("future", State::Ready, Some(31)),
+            due("over", State::Failed, Some(5)),
+            due("awaited", State::Awaiting, Some(5)),
+        ],
+    )
+    .await;
+    assert!(lease_ids(&store, at(9)).await.is_empty());
+    let first = store.lease_due(at(30), 1).await.unwrap();
+    assert_eq!((first[0].id.as_str(), first[0].state), ("early", State::MaybeSent));
+    assert_eq!(lease_ids(&store, at(30)).await, ["held", "late"]);
+    assert!(lease_ids(&store, at(30)).await.is_empty());
+    assert_eq!(state(&store, "early").await, State::Leased);
+}
+
+#[tokio::test]
+async fn a_settlement_is_written_with_its_recipients_and_notice() {
+    let (_folder, store) = open();
+    take_all(&store, [large("a"), message("b")]).await;
+    assert_eq!(lease_ids(&store, at(1)).await, ["a", "b"]);
+    let again = Settlement {
+        recipients: vec![(1, RecipientState::Delivered, "250 ok".to_owned())],
+        notice: Some(notice("one of two")),
+        ..settlement(
+            "a",
+            Standing {
+                due: Some(at(60)),
+                reason: "451 4.7.0 later".to_owned(),
+                rule: "busy".to_owned(),
+                attempts: 1,
+                maybe_sent: true,
+                transcript: "talk".to_owned(),
+                ..standing(State::MaybeSent)
+            },
+            at(2),
+        )
+    };
+    assert!(store.settle(again.clone()).await.unwrap());
+    assert!(!store.settle(again).await.unwrap(), "it is not leased any more");
+    assert_eq!(store.notices().await.unwrap().len(), 1, "the second notice is not written");
+    let detail = store.show("a".to_owned()).await.unwrap().unwrap();
+    assert_eq!((detail.summary.state, detail.summary.maybe_sent), (State::MaybeSent, 1));
+    assert_eq!((detail.summary.due, detail.settled), (Some(at(60)), Some(at(2))));
+    assert_eq!(
+        (detail.summary.reason.as_str(), detail.transcript.as_str()),
+        ("451 4.7.0 later", "talk")
+    );
+    assert_eq!(detail.recipients[0].state, RecipientState::Pending);
+    assert_eq!(detail.recipients[1].reply, "250 ok");
+
+    let leased = store.lease_due(at(60), 9).await.unwrap().remove(0);
+    assert_eq!(leased.recipients.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0]);
+    let Body::File { path, .. } = leased.body else { panic!("a large one has a file") };
+    for id in ["a", "b"] {
+        assert!(store.settle(settlement(id, standing(State::Done), at(61))).await.unwrap());
+        assert_eq!(store.body(id.to_owned()).await.unwrap(), None);
+    }
+    assert!(!path.exists(), "what is delivered leaves no mail data");
+    assert_eq!(store.totals().await.unwrap().messages, [(State::Done, 2)]);
+    assert_eq!(store.totals().await.unwrap().bytes, 0);
+}
+
+#[tokio::test]
+async fn what_is_delivered_when_it_is_taken_keeps_no_mail_data() {
+    let (_folder, store) = open();
+    let path = store.incoming().join("b");
+    fs::write(&path, "x").unwrap();
+    let body = Body::File { path: path.clone(), size: 1 };
+    let done = |message| NewMessage { standing: standing(State::Done), ..message };
+    take_all(&store, [done(large("a")), done(NewMessage { body, ..message("b") })]).await;
+    assert!(!path.exists() && !store.bodies.path("a").exists());
+    for id in ["a", "b"] {
+        assert_eq!(store.body(id.to_owned()).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_live_session_settles_what_it_awaits() {
+    let (_folder, store) = open();
+    take_all(&store, [message_in("a", State::Awaiting), message_in("b", State::Ready)]).await;
+    assert!(store.settle(settlement("a", standing(State::Done), at(1))).await.unwrap());
+    assert!(!store.settle(settlement("b", standing(State::Done), at(1))).await.unwrap());
+    assert!(!store.settle(settlement("none", standing(State::Done), at(1))).await.unwrap());
+    for state in [State::Leased, State::Awaiting] {
+        assert!(store.settle(settlement("b", standing(state), at(1))).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_probe_gets_any_message_of_exactly_this_hold() {
+    let (_folder, store) = open();
+    let held = |id, hold| NewMessage {
+        standing: Standing { hold: Some(hold), ..standing(State::Held) },
+        ..message(id)
+    };
+    let sender = |name: &str| Hold::Sender(name.to_owned());
+    take_all(
+        &store,
+        [
+            held("a", sender("x@y.example")),
+            held("b", Hold::Mailbox),
+            held("c", sender("")),
+            held("d", sender("x@y.example")),
+        ],
+    )
+    .await;
+    let mut holds = store.holds().await.unwrap();
+    holds.sort_by_key(Hold::name);
+    assert_eq!(holds, [Hold::Mailbox, sender(""), sender("x@y.example")]);
+    let leased = async |hold| store.lease_held(hold).await.unwrap().map(|leased| leased.id);
+    let mut both = [leased(sender("x@y.example")).await, leased(sender("x@y.example")).await];
+    both.sort();
+    assert_eq!(both, [Some("a".to_owned()), Some("d".to_owned())]);
+    assert_eq!(leased(sender("x@y.example")).await, None);
+    assert_eq!(leased(Hold::Smarthost).await, None);
+    assert_eq!(leased(sender("")).await.as_deref(), Some("c"));
+    assert_eq!(store.holds().await.unwrap(), [Hold::Mailbox]);
+}
+
+#[tokio::test]
+async fn what_was_kept_long_enough_is_leased_to_be_given_up() {
+    let (_folder, store) = open();
+    let of = |id, state, received| NewMessage { received: at(received), ..message_in(id, state) };
+    take_all(
+        &store,
+        [
+            of("old", State::Ready, 10),
+            of("old-maybe", State::MaybeSent, 10),
+            of("old-held", State::Held, 4),
+            of("new-held", State::Held, 10),
+            of("new", State::Ready, 20),
+            of("forced", State::Ready, 10),
+            of("failed", State::Failed, 1),
+        ],
+    )
+    .await;
+    store.change("forced".to_owned(), Change::Retry, at(30)).await.unwrap();
+    let ids = |leased: Vec<Leased>| leased.into_iter().map(|leased| leased.id).collect::<Vec<_>>();
+    assert_eq!(ids(store.lease_overdue(at(20), at(5), 2).await.unwrap()), ["old", "old-maybe"]);
+    assert_eq!(ids(store.lease_overdue(at(20), at(5), 9).await.unwrap()), ["old-held"]);
+    assert!(store.lease_overdue(at(20), at(5), 9).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_restart_takes_what_was_being_delivered_as_maybe_sent() {
+    let (folder, store) = open();
+    take_all(&store, [message("leased"), message_in("awaited", State::Awaiting), message("later")])
+        .await;
+    store.change("later".to_owned(), Change::Retry, at(90)).await.unwrap();
+    assert_eq!(lease_ids(&store, at(1)).await, ["leased"]);
+    drop(store);
+    let store = open_at(&folder.path().join("spool"));
+    for id in ["leased", "awaited"] {
+        let summary = summary(&store, id).await;
+        assert_eq!((summary.state, summary.maybe_sent), (State::MaybeSent, 1), "{id}");
+    }
+    assert_eq!(state(&store, "later").await, State::Ready);
+    assert_eq!(lease_ids(&store, at(0)).await, ["leased", "awaited"]);
+    drop(store);
+    // A command without a relay finds the same.
+    let store = Store::visit(&folder.path().join("spool")).unwrap();
+    assert_eq!(summary(&store, "leased").await.maybe_sent, 2);
+}
+
+#[tokio::test]
+async fn a_message_whose_data_are_gone_is_set_aside_and_hurts_no_other() {
+    let (folder, store) = open();
+    take_all(&store, ["a", "b", "c", "d"].map(large)).await;
+    take_all(&store, [message("e"), message("f"), message("g"), message("h")]).await;
+    let directory = folder.path().join("spool");
+    fs::remove_file(store.bodies.path("a")).unwrap();
+    fs::write(store.bodies.path("b"), "cut off").unwrap();
+    tamper(
+        &store,
+        "UPDATE recipients SET path = 'no address'
+        WHERE message = (SELECT seq FROM messages WHERE id = 'e')",
+    )
+    .await;
+    tamper(&store, "UPDATE messages SET received = 9223372036854775807 WHERE id = 'f'").await;
+    tamper(&store, "DELETE FROM bodies WHERE message = (SELECT seq FROM messages WHERE id = 'g')")
+        .await;
+    assert_eq!(lease_ids(&store, at(7)).await, ["c", "d", "h"]);
+    let detail = store.show("a".to_owned()).await.unwrap().unwrap();
+    let missing = store.bodies.path("a");
+    assert_eq!(
+        detail.summary.reason,
+        format!("its mail data are gone: {} is missing", missing.display())
+    );
+    assert_eq!((detail.summary.state, detail.settled), (State::Failed, Some(at(7))));
+    assert_eq!(detail.recipients[0].state, RecipientState::Failed);
+    assert!(summary(&store, "b").await.reason.contains("has 7 octets and not 400000"));
+    assert_eq!(summary(&store, "g").await.reason, "its mail data are gone");
+    tamper(&store, "DELETE FROM messages WHERE id = 'f'").await;
+
+    fs::remove_file(store.bodies.path("c")).unwrap();
+    let found = store.bodies.path("a");
+    drop(store);
+    let store = open_at(&directory);
+    let summary = summary(&store, "c").await;
+    assert_eq!(summary.state, State::Failed);
+    assert!(summary.reason.ends_with("is missing"), "{}", summary.reason);
+    // Whoever finds the file puts it back.
+    fs::create_dir_all(found.parent().unwrap()).unwrap();
+    fs::write(found, octets(large("").body)).unwrap();
+    assert_eq!(store.change("a".to_owned(), Change::Retry, at(8)).await.unwrap(), Changed::Done);
+    assert!(lease_ids(&store, at(8)).await.contains(&"a".to_owned()));
+}
+
+#[tokio::test]
+async fn who_was_refused_earlier_keeps_a_message_from_being_done() {
+    let (_folder, store) = open();
+    let two = NewMessage {
+        recipients: vec![recipient("a@x.example"), recipient("b@x.example")],
+        ..message_in("two", State::Ready)
+    };
+    store.take(two).await.unwrap();
+    for (place, state) in [(0, RecipientState::Failed), (1, RecipientState::Delivered)] {
+        let leased = store.lease_due(at(100), 1).await.unwrap();
+        assert_eq!(leased.len(), 1);
+        let ends = if place == 1 { State::Done } else { State::Ready };
+        let standing = Standing { due: Some(at(100)), ..standing(ends) };
+        let settled = Settlement {
+            recipients: vec![(place, state, String::new())],
+            ..settlement("two", standing, at(100))
+        };
+        assert!(store.settle(settled).await.unwrap());
+    }
+    let shown = store.show("two".to_owned()).await.unwrap().unwrap();
+    assert_eq!(shown.summary.state, State::Failed);
+    assert!(store.body("two".to_owned()).await.unwrap().is_some(), "it can be exported");
+}
