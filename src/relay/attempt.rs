@@ -8,7 +8,9 @@
 //! ```
 
 use std::{
+    future::poll_fn,
     io,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,6 +34,7 @@ use crate::{
         pool::{Lease, LeaseError, Pool},
         transaction::{Begun, DataTransfer, StepError},
     },
+    spool::store::point,
     telemetry::transcript::Transcript,
 };
 
@@ -177,7 +180,18 @@ impl Opened {
         let Self { transfer, replies, .. } = self;
         let verdict = Box::pin(async move {
             sent.store(true, Ordering::SeqCst);
-            transfer.end(VERDICT).await
+            let mut ending = pin!(transfer.end(VERDICT));
+            let mut waits = false;
+            let verdict = poll_fn(|context| {
+                let verdict = ending.as_mut().poll(context);
+                if verdict.is_pending() && !std::mem::replace(&mut waits, true) {
+                    point("dot-sent");
+                }
+                verdict
+            })
+            .await;
+            point("dot-answered");
+            verdict
         });
         Dotted { verdict, replies }
     }

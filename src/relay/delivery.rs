@@ -29,9 +29,12 @@ use super::{
 use crate::{
     proto::{envelope::Envelope, param::MailParams, path::ForwardPath},
     smarthost::pool::LeaseError,
-    spool::queue::{
-        Hold, Leased, NewNotice, Queue as _, QueueError, RecipientState, Settlement, Standing,
-        State,
+    spool::{
+        queue::{
+            Hold, Leased, NewNotice, Queue as _, QueueError, RecipientState, Settlement, Standing,
+            State,
+        },
+        store::point,
     },
     telemetry::transcript::{Transcript, Voice},
 };
@@ -144,6 +147,7 @@ impl Courier {
         self.probe(now).await?;
         self.take(now).await?;
         if is_due(&mut self.counted, COUNT) {
+            self.keeper.queue.heal().await;
             self.count(now).await?;
         }
         if is_due(&mut self.tidied, TIDY) {
@@ -244,7 +248,7 @@ impl Courier {
             let overdue = self.keeper.queue.lease_overdue(waiting, held, AT_ONCE).await?;
             let count = overdue.len();
             for leased in overdue {
-                self.give_up(leased, now).await?;
+                self.give_up(leased, now).await;
             }
             if count < AT_ONCE {
                 break;
@@ -255,7 +259,7 @@ impl Courier {
     }
 
     /// It has waited long enough.
-    async fn give_up(&self, leased: Leased, now: Timestamp) -> Result<(), QueueError> {
+    async fn give_up(&self, leased: Leased, now: Timestamp) {
         let reason = format!("expired; the last that happened: {}", leased.reason);
         let matter = Matter::of(&leased, "", leased.attempts);
         let happened = Happened::Expired {
@@ -287,7 +291,7 @@ impl Courier {
             notice,
             now,
         };
-        self.keeper.queue.settle(settlement).await.map(drop)
+        write_down(&self.relay, &self.keeper, settlement).await;
     }
 }
 
@@ -399,17 +403,33 @@ pub async fn settle(
         notice,
         now: keeper.clock.now(),
     };
-    match keeper.queue.settle(settlement).await {
-        Ok(true) => {}
-        Ok(false) => {
-            tracing::warn!(id, "the message was dropped from the queue while it was delivered")
+    point("settling");
+    write_down(relay, keeper, settlement).await;
+    conclusion
+}
+
+/// Tells the queue what became of a message, again and again while it cannot take it in: else the message would
+/// stay leased until the next start, which could only send it again.
+async fn write_down(relay: &Relay, keeper: &Keeper, settlement: Settlement) {
+    let id = &settlement.id;
+    let mut complained = false;
+    loop {
+        let error = match keeper.queue.settle(settlement.clone()).await {
+            Ok(true) => return,
+            Ok(false) => {
+                tracing::warn!(id, "the message was dropped from the queue while it was delivered");
+                return;
+            }
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut complained, true) {
+            tracing::error!(id, %error, "what became of a message cannot be written down yet: that is tried again");
         }
-        // It stays leased, and is maybe sent after the next start.
-        Err(error) => {
-            tracing::error!(id, %error, "what became of a message could not be written down")
+        if relay.drain.run_until_cancelled(sleep(TICK)).await.is_none() {
+            tracing::error!(id, %error, "what became of a message was not written down: it is sent again after the next start");
+            return;
         }
     }
-    conclusion
 }
 
 /// Whether the last refusal was one that our own well-formed commands cannot explain (RFC 5321 section 4.2.2).

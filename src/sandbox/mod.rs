@@ -272,10 +272,14 @@ impl Server {
     }
 
     async fn serve(self: Arc<Self>, io: BoxIo, peer: IpAddr) {
+        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Let in just before nobody was any more, and too late to be cut.
+        if self.refuses.load(Ordering::SeqCst) {
+            return;
+        }
         let open = self.counts.open.fetch_add(1, Ordering::SeqCst) + 1;
         self.counts.most_open.fetch_max(open, Ordering::SeqCst);
         self.counts.connections.fetch_add(1, Ordering::SeqCst);
-        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let serving = session::serve(io, peer, Arc::clone(&self));
         tokio::select! {
             () = serving => {}

@@ -127,7 +127,7 @@ impl Status {
     /// Why no message can be kept, if none can.
     pub(super) fn spool_trouble(&self) -> Option<String> {
         let keeper = self.keeper.as_ref()?;
-        keeper.queue.room(0).err().map(|error| error.to_string())
+        keeper.queue.trouble().map(|error| error.to_string())
     }
 
     /// What was said under an id, if it was kept.

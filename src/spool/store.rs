@@ -83,6 +83,20 @@ impl Store {
         self.room.admit(octets)
     }
 
+    /// Why it can take no message, if it cannot.
+    pub fn trouble(&self) -> Option<QueueError> {
+        self.room.trouble()
+    }
+
+    /// Finds out whether a store that did not work works again, by a write that changes nothing. Devices would find
+    /// out too, but none comes while somebody keeps them away from a relay that is not ready.
+    pub async fn heal(&self) {
+        if self.room.trouble().is_some() {
+            // A failure is known already.
+            let _ = self.submit(Kind::Note, change::nothing).await;
+        }
+    }
+
     /// Octets free on the disk.
     pub fn disk_free(&self) -> Option<u64> {
         self.room.disk().map(|disk| disk.free)

@@ -1,5 +1,7 @@
 //! What this machine has to have for a test, and what happens without it.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::{
     env,
     io::Write as _,
@@ -24,9 +26,22 @@ pub(crate) fn met(needs: &[Need], what: &str) -> bool {
     let line = format!("skipped: {what}: {}\n", missing.join("; "));
     let required = env::var("UPLIFT_INTEROP").is_ok_and(|value| value == "require");
     assert!(!required, "UPLIFT_INTEROP=require, but {line}");
+    say(&line);
+    false
+}
+
+/// Whether something may be done that no package brings about. If not, `what` is skipped visibly, everywhere.
+pub(crate) fn allowed(need: &Need, what: &str) -> bool {
+    let there = is_there(need);
+    if !there {
+        say(&format!("skipped: {what}: it takes {}\n", need.otherwise));
+    }
+    there
+}
+
+fn say(line: &str) {
     // Written past the macros, whose output the test harness keeps to itself.
     let _ = std::io::stderr().write_all(line.as_bytes());
-    false
 }
 
 /// A command that is also looked for where Debian keeps what is root's.

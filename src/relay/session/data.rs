@@ -18,6 +18,7 @@ use crate::{
         connection::{DATA_BLOCK, Lost},
         transaction::DataTransfer,
     },
+    spool::store::point,
     telemetry::{
         maillog::Disposition,
         metrics::{DeviceFault, SessionOutcome},
@@ -99,6 +100,7 @@ impl Driver {
             transaction.bytes = size;
             transaction.record(disposition, Some(&reply), mended);
         }
+        point("reply-due");
         self.feed(&reply).await
     }
 

@@ -65,6 +65,14 @@ impl Room {
         Ok(())
     }
 
+    /// Why no message can come in, if none can. Only a look: nobody's try is used up by it.
+    pub(super) fn trouble(&self) -> Option<QueueError> {
+        self.fits(0).err().or_else(|| {
+            let sick = self.sick.lock().unwrap_or_else(PoisonError::into_inner);
+            sick.as_ref().map(|sick| sick.error.clone())
+        })
+    }
+
     /// Whether so many octets more fit in.
     pub(super) fn fits(&self, octets: u64) -> Result<(), QueueError> {
         let held = self.held.load(Ordering::Relaxed);
@@ -178,8 +186,10 @@ mod tests {
         room.failed(&fault(true));
         assert!(room.admit(1).is_err());
         tokio::time::advance(SECOND).await;
+        assert!(room.trouble().is_some() && room.trouble().is_some());
         assert!(room.admit(1).is_ok() && room.admit(1).is_err(), "one, not two");
         room.worked();
+        assert!(room.trouble().is_none());
         assert!(room.admit(1).is_ok() && room.admit(1).is_ok());
     }
 }
