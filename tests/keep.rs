@@ -70,7 +70,7 @@ async fn a_dot_that_is_answered_late_gives_one_copy() {
     let house = InMemory::build(keep()).await;
     let (heard, took) = timed(house.send("a@example.com", &["slow-dot-25@example.com"])).await;
     assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
-    assert!(took >= Duration::from_secs(20) && took < Duration::from_secs(21), "{took:?}");
+    assert!(took >= Duration::from_secs(19) && took <= Duration::from_secs(20), "{took:?}");
     assert_eq!(states(&house).await, [State::Awaiting]);
     until(&house, &[State::Done]).await;
     assert_eq!(house.sandbox.counts().accepted.load(Ordering::SeqCst), 1);

@@ -23,7 +23,7 @@ use super::{
     attempt::{self, Dotted, Letter, Manner, Opened, Outcome},
     course::Course,
     delivery::{self, Matter},
-    keeper::{Conclusion, Keeper},
+    keeper::{Before, Conclusion, Keeper},
     notice::{Case, Happened},
     replay::Replay,
     transaction::Transaction,
@@ -186,7 +186,14 @@ impl Acceptance<'_> {
     fn conclude(&self, outcome: &Outcome) -> Conclusion {
         let recipients = self.letter.envelope.recipients.len();
         let count = self.transaction.attempts;
-        self.keeper.conclude(&self.relay.pool, outcome, recipients, self.sender(), count, "")
+        self.keeper.conclude(
+            &self.relay.pool,
+            outcome,
+            recipients,
+            self.sender(),
+            count,
+            &Before::default(),
+        )
     }
 
     /// Writes down what went wrong, where the smarthost's replies do not say it.
@@ -219,6 +226,9 @@ impl Acceptance<'_> {
         let plan = conclusion.plan;
         let is_taken = plan.standing.state == State::Failed;
         let committed = self.commit(plan.recipients, plan.standing, &happened).await;
+        if let (Err(error), true) = (&committed, is_taken) {
+            tracing::error!(id = self.transaction.id, %error, "a recipient was refused, and that could not be kept for a notice");
+        }
         match (committed, outcome) {
             // Whom the message could be delivered to has it; of the others there is a notice, or should be.
             (_, Outcome::Answered(_, verdict)) if is_taken => {
@@ -265,7 +275,7 @@ impl Acceptance<'_> {
         let transcript = self.transaction.transcript().clone();
         let waiting = async move {
             let outcome = Dotted::outcome(replies, verdict.await);
-            delivery::settle(&relay, &keeper, &matter, &outcome, &transcript).await;
+            delivery::settle(&relay, &keeper, &matter, &outcome, &transcript, None).await;
             keeper.wake.notify_one();
         };
         let abort = self.keeper.abort.clone();
@@ -327,7 +337,7 @@ impl Acceptance<'_> {
             received: self.keeper.clock.now(),
             recipients: recipients.enumerate().collect(),
             attempts: self.transaction.attempts,
-            rule: String::new(),
+            before: Before::default(),
             is_notice: false,
         }
     }

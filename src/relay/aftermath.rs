@@ -104,13 +104,14 @@ pub fn fates(
     };
     match outcome {
         Outcome::Answered(replies, reply) => by_recipient(replies, &|| match reply.code.get() {
-            200..300 => Fate {
+            250 => Fate {
                 end: End::Delivered,
                 said: reply.to_string(),
                 reply: Some((Stage::Eod, reply.clone())),
                 verdict: None,
             },
-            300..400 => event(End::MaybeSent, format!("an answer that is none: {reply}")),
+            // 250 is the only yes; whoever says something else may mean it so, or not.
+            200..400 => event(End::MaybeSent, format!("an answer that is none: {reply}")),
             _ => refused(Stage::Eod, reply),
         }),
         Outcome::Unknown(replies, lost) => {
@@ -170,7 +171,9 @@ pub fn plan(fates: &[Fate], tries: Tries<'_>, mut hold: impl FnMut(&Hold, &Fate)
                 (2, State::Ready, Some(due), None)
             }
             End::Not(Course::Hold(wanted)) => {
-                let hold = hold(wanted, fate);
+                // Others have just got it, so nothing is wrong with more than this.
+                let alone = delivered && !matches!(wanted, Hold::Sender(_));
+                let hold = if alone { Hold::Message } else { hold(wanted, fate) };
                 // What is stopped as a whole is probed as a whole.
                 let due = (hold == Hold::Message).then(|| wait(Trouble::Setting));
                 (3, State::Held, due, Some(hold))

@@ -35,7 +35,7 @@ pub fn of_reply(stage: Stage, reply: &Reply, verdict: &Verdict, sender: &str) ->
     match (verdict.retry, verdict.scope) {
         // A yes where none was expected: who is out of step is the connection.
         _ if code < 400 => Course::Reconnect,
-        (Retry::AfterConfig, scope) => Course::Hold(hold(scope, stage, sender)),
+        (Retry::AfterConfig, scope) => Course::Hold(hold(scope, stage, verdict, sender)),
         (Retry::Yes, _) if verdict.class == Class::Throttling => Course::Wait(throttled(verdict)),
         _ if code == 421 => Course::Reconnect,
         // Of one recipient among others; what is wrong with the connection shows at the others.
@@ -76,14 +76,23 @@ pub fn of_no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Course {
     }
 }
 
-fn hold(scope: Scope, stage: Stage, sender: &str) -> Hold {
+/// Rules that speak of everybody, but that one message can ask for by whom it goes to, by whom it comes from, or by
+/// what it says.
+const PROVOKED: [&str; 4] = ["far-certificate", "ip-listed", "relay-denied", "unregistered-domain"];
+
+/// What is stopped. What a device has a hand in never stops more than its sender.
+fn hold(scope: Scope, stage: Stage, verdict: &Verdict, sender: &str) -> Hold {
+    let from_sender = || Hold::Sender(sender.to_ascii_lowercase());
     match scope {
         Scope::Recipient | Scope::Message => Hold::Message,
-        Scope::Sender => Hold::Sender(sender.to_ascii_lowercase()),
+        // Whom a message goes to says nothing of others, whatever the reply does.
+        _ if stage == Stage::Rcpt => Hold::Message,
+        Scope::Sender => from_sender(),
+        _ if verdict.rule.as_str() == "unregistered-domain" => from_sender(),
+        _ if PROVOKED.contains(&verdict.rule.as_str()) => Hold::Message,
         Scope::Mailbox => Hold::Mailbox,
         Scope::Credential => Hold::Credential,
         Scope::Smarthost => Hold::Smarthost,
-        // What a device has a hand in stops no more than its message.
         Scope::Connection if stage >= Stage::Mail => Hold::Message,
         Scope::Connection => Hold::Smarthost,
     }
@@ -201,6 +210,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_device_can_ask_for_stops_nobody_else() {
+        for (stage, text, hold) in [
+            (Stage::Rcpt, "550 5.7.64 TenantAttribution; Relay Access Denied", Hold::Message),
+            (Stage::Eod, "550 5.7.64 TenantAttribution; Relay Access Denied", Hold::Message),
+            (Stage::Rcpt, "550 5.7.708 Service unavailable. Access denied", Hold::Message),
+            (Stage::Rcpt, "554 5.2.2 mailbox full", Hold::Message),
+            (Stage::Eod, "554 5.7.1 URL on our blocklist", Hold::Message),
+            (Stage::Eod, "451 4.7.323 tlsa-invalid", Hold::Message),
+            (
+                Stage::Eod,
+                "550 5.7.750 Service unavailable. Client blocked from sending from unregistered domains",
+                Hold::Sender("copier@example.com".to_owned()),
+            ),
+        ] {
+            match of(stage, text) {
+                Course::Hold(found) => assert_eq!(found, hold, "{stage} {text}"),
+                Course::Refuse | Course::Wait(_) if hold == Hold::Message => {}
+                other => panic!("{stage} {text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn without_a_connection_the_reason_decides() {
         let open = |error: OpenError| LeaseError::Open(Box::new(error));
         let refused = |stage: Stage, text: &str| {
@@ -242,8 +274,11 @@ mod tests {
             "too-many-recipients",
             "backend",
             "prx4-backend",
-        ] {
-            assert!(ids.contains(&id), "{id}");
+        ]
+        .iter()
+        .chain(&PROVOKED)
+        {
+            assert!(ids.contains(id), "{id}");
         }
     }
 }

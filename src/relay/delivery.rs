@@ -1,7 +1,4 @@
-//! The courier: delivers what the spool holds, finds out whether what is stopped still is, and gives up what has
-//! waited long enough.
-//!
-//! While the smarthost cannot be reached one message at a time asks for it; the others wait untouched.
+//! One message of the spool: an attempt to deliver it, and what the queue is told of that.
 
 use std::{
     sync::{
@@ -12,60 +9,31 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep;
 
 use super::{
     Relay,
     attempt::{self, Letter, Manner, Outcome},
-    keeper::{Conclusion, Keeper},
+    keeper::{Before, Conclusion, Keeper},
     notice::{Case, HEADER, Happened, header_of},
-    notifier::Notifier,
     replay::{Cursor, Replay},
 };
 use crate::{
     proto::{envelope::Envelope, param::MailParams, path::ForwardPath},
     smarthost::pool::LeaseError,
     spool::{
-        queue::{
-            Hold, Leased, NewNotice, Queue as _, QueueError, RecipientState, Settlement, Standing,
-            State,
-        },
+        queue::{Hold, Leased, NewNotice, Queue as _, RecipientState, Settlement, Standing, State},
         store::point,
     },
     telemetry::transcript::{Transcript, Voice},
 };
 
-/// How often the courier looks at what is due.
+/// How often it is tried to write down what became of a message.
 const TICK: Duration = Duration::from_secs(1);
-/// How often what there is is counted.
-const COUNT: Duration = Duration::from_secs(2);
-/// How often what has waited long enough is looked for.
-const TIDY: Duration = Duration::from_secs(60);
-/// How long what was delivered is remembered.
-const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-/// Messages that are given up in one step.
-const AT_ONCE: usize = 100;
 /// How long a delivery waits for a connection.
 const LEASE: Duration = Duration::from_secs(60);
 /// How long each reply of the smarthost may take (RFC 5321 section 4.5.3.2).
 const STEP: Duration = Duration::from_secs(300);
-
-/// Delivers what the spool holds.
-pub struct Courier {
-    relay: Arc<Relay>,
-    keeper: Arc<Keeper>,
-    notifier: Notifier,
-    /// One permit for each delivery that may be under way.
-    hands: Arc<Semaphore>,
-    capacity: usize,
-    could_log_in: bool,
-    counted: Option<Instant>,
-    tidied: Option<Instant>,
-}
 
 /// A message in the queue, as far as a conclusion needs it.
 #[derive(Clone, Debug)]
@@ -86,213 +54,10 @@ pub struct Matter {
     pub recipients: Vec<(usize, ForwardPath)>,
     /// Attempts so far, that one included.
     pub attempts: u32,
-    /// The rule that it had met with before.
-    pub rule: String,
+    /// What it had met with before.
+    pub before: Before,
     /// It is a notice of ours.
     pub is_notice: bool,
-}
-
-impl Courier {
-    /// A courier for what the keeper keeps.
-    pub fn new(relay: Arc<Relay>, keeper: Arc<Keeper>, notifier: Notifier) -> Self {
-        // Twice as many as can be sent at once, so that they are taken from the queue several at a time.
-        let capacity = 2 * relay.pool.max_connections();
-        Self {
-            relay,
-            keeper,
-            notifier,
-            hands: Arc::new(Semaphore::new(capacity)),
-            capacity,
-            could_log_in: true,
-            counted: None,
-            tidied: None,
-        }
-    }
-
-    /// Works until the relay drains; what is under way then goes on on the keeper's tasks.
-    pub async fn run(mut self, drain: CancellationToken) {
-        self.resume().await;
-        loop {
-            if let Err(error) = self.round().await {
-                tracing::error!(%error, "the spool cannot be worked on");
-            }
-            tokio::select! {
-                biased;
-                () = drain.cancelled() => break,
-                () = self.keeper.wake.notified() => {}
-                () = sleep(TICK) => {}
-            }
-        }
-        self.notifier.stop();
-    }
-
-    /// Takes up what an earlier relay had stopped.
-    async fn resume(&self) {
-        match self.keeper.queue.holds().await {
-            Ok(holds) => {
-                let now = self.keeper.clock.now();
-                let mut stops = self.keeper.stops();
-                for hold in holds {
-                    stops.resume(hold, now);
-                }
-                self.keeper.metrics.breaker(self.relay.pool.mailbox(), !stops.is_empty());
-            }
-            Err(error) => tracing::error!(%error, "the spool cannot say what it holds"),
-        }
-    }
-
-    async fn round(&mut self) -> Result<(), QueueError> {
-        let now = self.keeper.clock.now();
-        self.look_at_the_login(now);
-        self.probe(now).await?;
-        self.take(now).await?;
-        if is_due(&mut self.counted, COUNT) {
-            self.keeper.queue.heal().await;
-            self.count(now).await?;
-        }
-        if is_due(&mut self.tidied, TIDY) {
-            self.tidy(now).await?;
-            self.resume().await;
-        }
-        self.notifier.round(&self.keeper, now).await
-    }
-
-    /// A secret that has changed, an operator's word, or time may let the mailbox log in again.
-    fn look_at_the_login(&mut self, now: Timestamp) {
-        let can = self.relay.pool.admits_login();
-        if can && !std::mem::replace(&mut self.could_log_in, can) {
-            self.keeper.stops().try_again(Some(&Hold::Credential), now);
-        }
-        self.could_log_in = can;
-    }
-
-    /// One message for each thing that is stopped and to be found out about.
-    async fn probe(&mut self, now: Timestamp) -> Result<(), QueueError> {
-        let due = self.keeper.stops().due(now);
-        for hold in due {
-            match self.keeper.queue.lease_held(hold.clone()).await {
-                Ok(Some(leased)) => {
-                    self.keeper.tasks.spawn(self.delivery(leased, Some(hold), None));
-                }
-                Ok(None) => {
-                    // Nothing is held by it: the next message finds out.
-                    let mut stops = self.keeper.stops();
-                    stops.forget(&hold);
-                    self.keeper.metrics.breaker(self.relay.pool.mailbox(), !stops.is_empty());
-                }
-                Err(error) => {
-                    self.keeper.stops().put_off(&hold, now);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes what is due, as much as there are hands for.
-    async fn take(&mut self, now: Timestamp) -> Result<(), QueueError> {
-        let free = self.hands.available_permits();
-        let away = self.keeper.away().until;
-        let room = match away {
-            Some(until) if now < until => 0,
-            // It asks whether the smarthost is back.
-            Some(_) => usize::from(free == self.capacity),
-            // Several at a time, so that they share a sync.
-            None if free < self.capacity.div_ceil(4) => 0,
-            None => free,
-        };
-        if room == 0 {
-            return Ok(());
-        }
-        for leased in self.keeper.queue.lease_due(now, room).await? {
-            let hand = Arc::clone(&self.hands).acquire_owned().await.ok();
-            self.keeper.tasks.spawn(self.delivery(leased, None, hand));
-        }
-        Ok(())
-    }
-
-    fn delivery(
-        &self,
-        leased: Leased,
-        probe: Option<Hold>,
-        hand: Option<OwnedSemaphorePermit>,
-    ) -> impl Future<Output = ()> + use<> {
-        let (relay, keeper) = (Arc::clone(&self.relay), Arc::clone(&self.keeper));
-        async move {
-            let _hand = hand;
-            deliver(&relay, &keeper, leased, probe).await;
-            keeper.wake.notify_one();
-        }
-    }
-
-    async fn count(&mut self, now: Timestamp) -> Result<(), QueueError> {
-        let totals = self.keeper.queue.totals().await?;
-        let of = |state: State| {
-            totals.messages.iter().find(|(found, _)| *found == state).map_or(0, |(_, count)| *count)
-        };
-        let messages: Vec<_> = State::ALL.map(|state| (state.as_str(), of(state))).to_vec();
-        let age = totals.oldest.map_or(0, |oldest| now.duration_since(oldest).as_secs().max(0));
-        self.keeper.metrics.spool_holds(&messages, totals.bytes, age as u64);
-        if let Some(free) = self.keeper.queue.disk_free() {
-            self.keeper.metrics.spool_disk_free(free);
-        }
-        self.notifier.waiting(totals.notices, &self.keeper);
-        Ok(())
-    }
-
-    async fn tidy(&mut self, now: Timestamp) -> Result<(), QueueError> {
-        let settings = &self.keeper.settings;
-        let before = |age: Duration| now.saturating_sub(age).unwrap_or(now);
-        let (waiting, held) = (before(settings.expire), before(settings.held_expire));
-        loop {
-            let overdue = self.keeper.queue.lease_overdue(waiting, held, AT_ONCE).await?;
-            let count = overdue.len();
-            for leased in overdue {
-                self.give_up(leased, now).await;
-            }
-            if count < AT_ONCE {
-                break;
-            }
-        }
-        self.keeper.queue.purge(before(REMEMBERED), before(settings.keep_failed)).await?;
-        Ok(())
-    }
-
-    /// It has waited long enough.
-    async fn give_up(&self, leased: Leased, now: Timestamp) {
-        let reason = format!("expired; the last that happened: {}", leased.reason);
-        let matter = Matter::of(&leased, "", leased.attempts);
-        let happened = Happened::Expired {
-            recipients: leased
-                .recipients
-                .iter()
-                .map(|(_, path)| path.as_str().to_owned())
-                .collect(),
-            reason: leased.reason.clone(),
-        };
-        tracing::warn!(id = leased.id, device = leased.device, reason, "a message has expired");
-        self.keeper.metrics.spool_delivery(&leased.mailbox, "expired");
-        let notice = matter.notice(&self.keeper, &[happened]).await;
-        let failed =
-            |(place, _): &(usize, ForwardPath)| (*place, RecipientState::Failed, reason.clone());
-        let settlement = Settlement {
-            id: leased.id.clone(),
-            recipients: leased.recipients.iter().map(failed).collect(),
-            standing: Standing {
-                state: State::Failed,
-                due: None,
-                hold: None,
-                reason: reason.clone(),
-                rule: leased.rule.clone(),
-                attempts: leased.attempts,
-                maybe_sent: false,
-                transcript: String::new(),
-            },
-            notice,
-            now,
-        };
-        write_down(&self.relay, &self.keeper, settlement).await;
-    }
 }
 
 impl Matter {
@@ -307,7 +72,7 @@ impl Matter {
             received: leased.received,
             recipients: leased.recipients.clone(),
             attempts,
-            rule: leased.rule.clone(),
+            before: Before { rule: leased.rule.clone(), hold: leased.hold.clone() },
             is_notice: leased.is_notice,
         }
     }
@@ -356,18 +121,24 @@ pub async fn header(replay: &mut Replay) -> String {
     header_of(&start)
 }
 
-/// Draws the conclusion from an attempt with a message that the queue has, and tells the queue.
+/// Draws the conclusion from an attempt with a message that the queue has, and tells the queue. `probe` is what it
+/// was to find out about.
 pub async fn settle(
     relay: &Relay,
     keeper: &Keeper,
     matter: &Matter,
     outcome: &Outcome,
     transcript: &Transcript,
+    probe: Option<&Hold>,
 ) -> Conclusion {
-    let Matter { id, sender, recipients, attempts, rule, .. } = matter;
+    let Matter { id, sender, recipients, attempts, before, .. } = matter;
     let mut conclusion =
-        keeper.conclude(&relay.pool, outcome, recipients.len(), sender, *attempts, rule);
+        keeper.conclude(&relay.pool, outcome, recipients.len(), sender, *attempts, before);
     let standing = &mut conclusion.plan.standing;
+    if let (Some(hold), State::Ready) = (probe, standing.state) {
+        // It has found out nothing: what is held stays held, and another one is tried.
+        (standing.state, standing.due, standing.hold) = (State::Held, None, Some(hold.clone()));
+    }
     if standing.state == State::Held {
         standing.transcript = transcript.text();
     }
@@ -447,7 +218,13 @@ fn outcome_label(state: State) -> &'static str {
     }
 }
 
-async fn deliver(relay: &Arc<Relay>, keeper: &Arc<Keeper>, leased: Leased, probe: Option<Hold>) {
+/// Tries to deliver a message. `probe` is what this is to find out about.
+pub async fn deliver(
+    relay: &Arc<Relay>,
+    keeper: &Arc<Keeper>,
+    leased: Leased,
+    probe: Option<Hold>,
+) {
     let envelope = Envelope {
         reverse_path: leased.reverse_path.clone(),
         params: MailParams {
@@ -483,10 +260,42 @@ async fn deliver(relay: &Arc<Relay>, keeper: &Arc<Keeper>, leased: Leased, probe
     if let Outcome::NoLease(LeaseError::Stopping) = outcome {
         return put_back(keeper, &matter, (leased.state, leased.hold), false).await;
     }
-    settle(relay, keeper, &matter, &outcome, &transcript).await;
+    settle(relay, keeper, &matter, &outcome, &transcript, probe.as_ref()).await;
     if let Some(hold) = probe {
         keeper.stops().put_off(&hold, keeper.clock.now());
     }
+}
+
+/// It has waited long enough.
+pub async fn give_up(relay: &Relay, keeper: &Keeper, leased: Leased, now: Timestamp) {
+    let reason = format!("expired; the last that happened: {}", leased.reason);
+    let matter = Matter::of(&leased, "", leased.attempts);
+    let happened = Happened::Expired {
+        recipients: leased.recipients.iter().map(|(_, path)| path.as_str().to_owned()).collect(),
+        reason: leased.reason.clone(),
+    };
+    tracing::warn!(id = leased.id, device = leased.device, reason, "a message has expired");
+    keeper.metrics.spool_delivery(&leased.mailbox, "expired");
+    let notice = matter.notice(keeper, &[happened]).await;
+    let failed =
+        |(place, _): &(usize, ForwardPath)| (*place, RecipientState::Failed, reason.clone());
+    let settlement = Settlement {
+        id: leased.id.clone(),
+        recipients: leased.recipients.iter().map(failed).collect(),
+        standing: Standing {
+            state: State::Failed,
+            due: None,
+            hold: None,
+            reason: reason.clone(),
+            rule: leased.rule.clone(),
+            attempts: leased.attempts,
+            maybe_sent: false,
+            transcript: String::new(),
+        },
+        notice,
+        now,
+    };
+    write_down(relay, keeper, settlement).await;
 }
 
 /// The relay stops: the message is as it was, or its dot was sent and nobody knows.
@@ -499,10 +308,11 @@ async fn put_back(
     let now = keeper.clock.now();
     let standing = Standing {
         state: if dot_sent { State::MaybeSent } else { state },
-        due: (dot_sent || hold.is_none()).then_some(now),
+        // What is stopped as a whole is probed as a whole; everything else has a time of its own.
+        due: (dot_sent || matches!(hold, None | Some(Hold::Message))).then_some(now),
         hold: hold.filter(|_| !dot_sent),
         reason: "the relay was stopped".to_owned(),
-        rule: matter.rule.clone(),
+        rule: matter.before.rule.clone(),
         attempts: matter.attempts - u32::from(!dot_sent),
         maybe_sent: dot_sent,
         transcript: String::new(),
@@ -512,12 +322,4 @@ async fn put_back(
     if let Err(error) = keeper.queue.settle(settlement).await {
         tracing::error!(id = matter.id, %error, "the message could not be put back: it is sent again");
     }
-}
-
-fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
-    let due = last.is_none_or(|last| last.elapsed() >= every);
-    if due {
-        *last = Some(Instant::now());
-    }
-    due
 }

@@ -85,6 +85,15 @@ pub struct Away {
     pub until: Option<Timestamp>,
 }
 
+/// What a message had met with before.
+#[derive(Clone, Debug, Default)]
+pub struct Before {
+    /// The rule that knew the last reply; may be empty.
+    pub rule: String,
+    /// What it was held by.
+    pub hold: Option<Hold>,
+}
+
 /// What follows from an attempt, with its effects on others already made.
 pub struct Conclusion {
     /// What becomes of the message.
@@ -154,7 +163,7 @@ impl Keeper {
     }
 
     /// Draws the conclusion from an attempt: what becomes of the message, and what it means for others, which is
-    /// done here. `before` is the rule that the message had met with before.
+    /// done here. `before` is what the message had met with before.
     pub fn conclude(
         &self,
         pool: &Arc<Pool>,
@@ -162,17 +171,22 @@ impl Keeper {
         recipients: usize,
         sender: &str,
         count: u32,
-        before: &str,
+        before: &Before,
     ) -> Conclusion {
         let journal = pool.journal();
         let fates = aftermath::fates(outcome, recipients, sender, |stage, reply| {
             journal.judge(stage, reply)
         });
         let now = self.clock.now();
+        let passes = |fate: &Fate| matches!(fate.end, End::Not(Course::Wait(_)));
         match outcome {
-            Outcome::NoLease(LeaseError::Open(_)) => self.away().failed(now, &self.settings.retry),
-            Outcome::NoLease(_) => {}
-            _ => *self.away() = Away::default(),
+            Outcome::NoLease(LeaseError::Open(_)) if fates.iter().any(passes) => {
+                self.away().failed(now, &self.settings.retry);
+            }
+            Outcome::Answered(..) | Outcome::Refused(..) | Outcome::Nobody(_) => {
+                *self.away() = Away::default();
+            }
+            _ => {}
         }
         if fates.iter().any(|fate| fate.end == End::Delivered) {
             let over = self.stops().passed(sender);
@@ -193,7 +207,7 @@ impl Keeper {
         let plan = aftermath::plan(&fates, tries, |wanted, fate| {
             let mut stops = self.stops();
             // It opened this before, and others have passed since: so it is about this message.
-            if !before.is_empty() && before == fate.rule() && !stops.has(wanted) {
+            if !before.rule.is_empty() && before.rule == fate.rule() && !stops.has(wanted) {
                 return Hold::Message;
             }
             let (hold, news) = stops.stop(wanted.clone(), &fate.said, fate.rule(), now);
@@ -212,7 +226,7 @@ impl Keeper {
             self.stop(&hold, &fate, pool);
             happened.push(Happened::Stopped { hold, fate });
         }
-        if plan.standing.hold == Some(Hold::Message) {
+        if plan.standing.hold == Some(Hold::Message) && before.hold != Some(Hold::Message) {
             happened.push(Happened::Held { fate: fates[plan.decisive].clone() });
         }
         Conclusion { plan, fates, happened }

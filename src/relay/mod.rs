@@ -4,7 +4,8 @@
 //! stalled one, [`answer`] alone turns what went wrong into a reply.
 //!
 //! Where the relay keeps messages: [`replay`] has the data, [`attempt`] is one try to hand them on, [`course`] and
-//! [`aftermath`] say what follows from it, [`acceptance`] answers the device's dot, [`delivery`] empties the spool,
+//! [`aftermath`] say what follows from it, [`acceptance`] answers the device's dot, [`courier`] empties the spool by
+//! [`delivery`],
 //! [`stops`] knows what waits for somebody to change a setting, [`notice`] and [`notifier`] tell people,
 //! and [`keeper`] has what they share.
 
@@ -12,6 +13,7 @@ pub mod acceptance;
 pub mod aftermath;
 pub mod answer;
 pub mod attempt;
+pub mod courier;
 pub mod course;
 pub mod delivery;
 pub mod keeper;

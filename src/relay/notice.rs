@@ -173,6 +173,9 @@ fn one_line(text: &str) -> String {
 
 /// The header section at the start of mail data in wire form, as far as it is shown.
 pub fn header_of(data: &[u8]) -> String {
+    if data.starts_with(b"\r\n") {
+        return String::new();
+    }
     let end = data.windows(4).position(|four| four == b"\r\n\r\n").map_or(data.len(), |at| at + 2);
     let header = &data[..end.min(HEADER)];
     let text = String::from_utf8_lossy(header);
@@ -251,5 +254,6 @@ mod tests {
         let shown = header_of(&long);
         assert!(shown.len() <= HEADER && shown.starts_with("Subject: ?[31m"), "{}", &shown[..40]);
         assert_eq!(header_of(b""), "");
+        assert_eq!(header_of(b"\r\nwages\r\n\r\nmore"), "", "there is none");
     }
 }

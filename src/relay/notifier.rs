@@ -6,7 +6,13 @@ use std::{collections::VecDeque, process::Stdio, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+use tokio::{
+    io::AsyncWriteExt as _,
+    process::Command,
+    time::{sleep, timeout},
+};
+
+use tokio_util::sync::CancellationToken;
 
 use super::{
     acceptance::untried,
@@ -17,11 +23,15 @@ use super::{
 use crate::{
     config::NoticeWay,
     proto::{
+        client::Refusal,
         envelope::Envelope,
         param::MailParams,
         path::{Address, ForwardPath, ReversePath},
     },
-    smarthost::pool::Pool,
+    smarthost::{
+        connection::OpenError,
+        pool::{LeaseError, Pool},
+    },
     spool::queue::{Body, NewMessage, Notice, Queue as _, QueueError, Recipient, RecipientState},
     telemetry::transcript::Transcript,
 };
@@ -37,6 +47,8 @@ const IN_FULL: usize = 20;
 const LOOK: Duration = Duration::from_secs(2);
 /// How long to wait after a way that did not take a notice.
 const AGAIN: Duration = Duration::from_secs(300);
+/// How long another server may take.
+const SERVER: Duration = Duration::from_secs(120);
 /// How long a program may take.
 const PROGRAM: Duration = Duration::from_secs(60);
 
@@ -57,18 +69,29 @@ impl Notifier {
         Self { from, hostname, servers, sent: VecDeque::new(), next: None, waiting: 0 }
     }
 
-    /// Closes the connections to other servers.
-    pub fn stop(&self) {
+    /// Works until the relay drains. Beside the courier: another server or a program may take its time.
+    pub async fn run(mut self, keeper: Arc<Keeper>, drain: CancellationToken) {
+        while drain.run_until_cancelled(sleep(LOOK)).await.is_some() {
+            let now = keeper.clock.now();
+            let round = async {
+                self.waiting(keeper.queue.totals().await?.notices, &keeper);
+                self.round(&keeper, now).await
+            };
+            match drain.run_until_cancelled(round).await {
+                Some(Err(error)) => tracing::error!(%error, "notices cannot be looked for"),
+                Some(Ok(())) => {}
+                None => break,
+            }
+        }
         self.servers.iter().for_each(Pool::stop);
     }
 
     /// Sends what may be sent now.
-    pub async fn round(&mut self, keeper: &Keeper, now: Timestamp) -> Result<(), QueueError> {
+    async fn round(&mut self, keeper: &Keeper, now: Timestamp) -> Result<(), QueueError> {
         let Some(settings) = &keeper.notices else { return Ok(()) };
         if self.next.is_some_and(|next| now < next) {
             return Ok(());
         }
-        self.next = now.saturating_add(LOOK).ok();
         let notices = keeper.queue.notices().await?;
         if notices.is_empty() {
             return Ok(());
@@ -100,7 +123,7 @@ impl Notifier {
     }
 
     /// So many notices wait, behind whatever it is: news for the log and the metric.
-    pub fn waiting(&mut self, waiting: u64, keeper: &Keeper) {
+    fn waiting(&mut self, waiting: u64, keeper: &Keeper) {
         if waiting > self.waiting && !keeper.stops().is_empty() {
             tracing::warn!(
                 waiting,
@@ -151,7 +174,7 @@ impl Notifier {
                     AGAIN.as_secs()
                 );
                 keeper.metrics.notice("failed");
-                self.next = now.saturating_add(AGAIN).ok();
+                self.next = keeper.clock.now().saturating_add(AGAIN).ok();
                 Ok(false)
             }
         }
@@ -209,9 +232,13 @@ impl Notifier {
             one_by_one: false,
             transcript: Transcript::default(),
         };
-        let mut said = String::new();
+        let mut said = "no way there".to_owned();
         for server in &self.servers {
-            match attempt::whole(server, &letter, &mut replay, &manner, Arc::default()).await {
+            let attempt = attempt::whole(server, &letter, &mut replay, &manner, Arc::default());
+            let Ok(outcome) = timeout(SERVER, attempt).await else {
+                return Err(format!("no answer within {} s", SERVER.as_secs()));
+            };
+            match outcome {
                 Outcome::Answered(_, reply) if reply.code.is_positive() => return Ok(()),
                 Outcome::Answered(_, reply) | Outcome::Refused(_, reply) => {
                     return Err(reply.to_string());
@@ -219,13 +246,28 @@ impl Notifier {
                 Outcome::Nobody(replies) => {
                     return Err(replies.first().map(ToString::to_string).unwrap_or_default());
                 }
-                Outcome::Lost(lost) | Outcome::Unknown(_, lost) => said = lost.to_string(),
-                Outcome::NoLease(error) => said = error.to_string(),
-                Outcome::Unreadable(error) => said = error.to_string(),
+                // It may have gone out: better one too few than one again and again.
+                Outcome::Unknown(_, lost) => {
+                    tracing::warn!(%lost, "a notice may have been sent");
+                    return Ok(());
+                }
+                Outcome::NoLease(error) => {
+                    said = error.to_string();
+                    // In plaintext only where there is no other way.
+                    if !offers_no_tls(&error) {
+                        break;
+                    }
+                }
+                Outcome::Lost(lost) => return Err(lost.to_string()),
+                Outcome::Unreadable(error) => return Err(error.to_string()),
             }
         }
         Err(said)
     }
+}
+
+fn offers_no_tls(error: &LeaseError) -> bool {
+    matches!(error, LeaseError::Open(error) if matches!(**error, OpenError::Refused(Refusal::NoStartTls)))
 }
 
 /// Hands a message to a program on its standard input.
@@ -269,7 +311,7 @@ fn digest(notices: &[Notice]) -> (String, String) {
             "\n\nThe others are in smtp-uplift queue list --state failed --state held.\n",
         );
     }
-    (format!("{} messages need a look", notices.len()), text)
+    (format!("{} things need a look", notices.len()), text)
 }
 
 /// A message with a notice, in wire form: CR LF, dots stuffed.

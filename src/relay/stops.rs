@@ -76,7 +76,7 @@ impl Stops {
             return;
         }
         let stopped = Stopped {
-            reason: "held before the relay was started".to_owned(),
+            reason: "mail is held for this already".to_owned(),
             rule: String::new(),
             tries: 0,
             probe: Some(now),
@@ -108,11 +108,11 @@ impl Stops {
         self.open.is_empty()
     }
 
-    /// What is to be probed now; each is being probed from here on.
-    pub fn due(&mut self, now: Timestamp) -> Vec<Hold> {
+    /// What is to be probed now, so many at most; each is being probed from here on.
+    pub fn due(&mut self, now: Timestamp, most: usize) -> Vec<Hold> {
         let mut due = Vec::new();
         for (hold, stopped) in &mut self.open {
-            if stopped.probe.is_some_and(|probe| probe <= now) {
+            if due.len() < most && stopped.probe.is_some_and(|probe| probe <= now) {
                 stopped.probe = None;
                 due.push(hold.clone());
             }
@@ -184,10 +184,10 @@ mod tests {
         assert_eq!(stops.stop(Hold::Mailbox, "554", "r", at(1)), (Hold::Mailbox, false));
         let mut now = 0;
         for wait in [15, 30, 60, 60] {
-            assert_eq!(stops.due(at(now + wait - 1)), []);
+            assert_eq!(stops.due(at(now + wait - 1), 9), []);
             now += wait;
-            assert_eq!(stops.due(at(now)), [Hold::Mailbox]);
-            assert_eq!(stops.due(at(now + 500)), [], "it is being probed");
+            assert_eq!(stops.due(at(now), 9), [Hold::Mailbox]);
+            assert_eq!(stops.due(at(now + 500), 9), [], "it is being probed");
             assert_eq!(stops.stop(Hold::Mailbox, "554", "r", at(now)), (Hold::Mailbox, false));
         }
         assert_eq!(stops.passed("anybody@example.com"), [Hold::Mailbox]);
@@ -213,10 +213,10 @@ mod tests {
         let mut stops = Stops::default();
         stops.stop(Hold::Smarthost, "5.7.708", "r", at(0));
         stops.put_off(&Hold::Smarthost, at(0));
-        assert_eq!(stops.due(at(1)), [], "it was not being probed");
-        assert_eq!(stops.due(at(15)), [Hold::Smarthost]);
+        assert_eq!(stops.due(at(1), 9), [], "it was not being probed");
+        assert_eq!(stops.due(at(15), 9), [Hold::Smarthost]);
         stops.put_off(&Hold::Smarthost, at(15));
-        assert_eq!(stops.due(at(16)), [Hold::Smarthost]);
+        assert_eq!(stops.due(at(16), 9), [Hold::Smarthost]);
     }
 
     #[test]
@@ -225,11 +225,11 @@ mod tests {
         stops.stop(Hold::Credential, "535", "r", at(0));
         stops.stop(Hold::Mailbox, "554", "r", at(0));
         stops.try_again(Some(&Hold::Credential), at(1));
-        assert_eq!(stops.due(at(1)), [Hold::Credential]);
+        assert_eq!(stops.due(at(1), 9), [Hold::Credential]);
         stops.try_again(None, at(1));
-        assert_eq!(stops.due(at(1)), [Hold::Mailbox], "the other one is being probed");
+        assert_eq!(stops.due(at(1), 9), [Hold::Mailbox], "the other one is being probed");
         stops.resume(sender("a@b"), at(2));
-        assert_eq!(stops.due(at(2)), [sender("a@b")]);
+        assert_eq!(stops.due(at(2), 9), [sender("a@b")]);
     }
 
     #[test]

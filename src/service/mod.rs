@@ -96,7 +96,7 @@ impl Service {
         self.sessions.tracker.wait().await;
         if let Some(keeper) = &keeper {
             keeper.abort.cancel();
-            keeper.finish().await;
+            let _ = tokio::time::timeout(LAST_WORDS, keeper.finish()).await;
         }
         self.pool.stop();
         self.over.cancel();

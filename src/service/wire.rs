@@ -12,7 +12,7 @@ use crate::{
     config::{self, Config, DeliveryMode, MailboxAuth, NoticeWay, SmarthostTls},
     relay::{
         Door, Relay,
-        delivery::Courier,
+        courier::Courier,
         keeper::{Clock, Keeper},
         notifier::Notifier,
         replay::Budget,
@@ -80,8 +80,10 @@ pub async fn wire(
     });
     if let Some(keeper) = keeper {
         let notifier = notifier(config, &relay, &background)?;
-        let courier = Courier::new(Arc::clone(&relay), keeper, notifier);
-        background.spawn(courier.run(relay.drain.clone()));
+        // On the keeper's tasks: who waits for those waits for these, and what they have begun.
+        let courier = Courier::new(Arc::clone(&relay), Arc::clone(&keeper));
+        keeper.tasks.spawn(courier.run(relay.drain.clone()));
+        keeper.tasks.spawn(notifier.run(Arc::clone(&keeper), relay.drain.clone()));
     }
     Ok(Wired { relay, background })
 }

@@ -36,6 +36,9 @@ const STALL: Duration = Duration::from_secs(1);
 /// Who has to be waited for so long has sent nothing that lies unread.
 const WAITED: Duration = Duration::from_millis(1);
 
+/// The part of a device's patience that is kept for writing its message to disk.
+const COMMIT: Duration = Duration::from_secs(1);
+
 /// A message on its way in.
 struct Incoming {
     /// The data; `None` once they could not be kept.
@@ -75,6 +78,8 @@ impl Driver {
         self.begin_data().await?;
         let ended = self.receive(&mut incoming).await?;
         let patience = self.relay.delivery.device_patience;
+        // What is not taken by then is still to be written to disk.
+        let patience = patience - COMMIT.min(patience / 10);
         let deadline = Instant::now() + patience.saturating_sub(incoming.stalled);
         let mended = self.data_ended(&ended);
         let Incoming { replay, upload, refusal, mut letter, .. } = incoming;
