@@ -370,7 +370,7 @@ async fn nobody_holds_up_the_end_beyond_the_drain_timeout() {
     let (mut busy, idle) = relay.busy_and_idle().await;
     relay.terminate();
     is_sent_away(idle).await;
-    relay.says("drain timeout: sessions are dropped");
+    relay.says("drain timeout: what is left is dropped");
     assert!(timeout(PATIENCE, busy.is_closed()).await.unwrap());
     assert_eq!(relay.ended().await.code(), Some(0));
     assert_eq!(relay.sandbox.deliveries().len(), 0);

@@ -300,7 +300,7 @@ mod tests {
             (
                 Outcome::Refused(Stage::Data, reply(503, Enhanced(5, 5, 1), "Bad sequence")),
                 2,
-                "PP ready in 120",
+                "PP ready in 4",
             ),
             (
                 Outcome::Refused(Stage::Data, reply(503, Enhanced(5, 5, 1), "Bad sequence")),

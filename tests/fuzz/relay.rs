@@ -96,6 +96,8 @@ impl House {
             [[mailbox]]
             address = "scanner@example.com"
             auth = "none"
+            [delivery]
+            mode = "stream"
             [admin]
             address = ""
             "#,
