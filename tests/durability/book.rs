@@ -18,7 +18,7 @@ use smtp_uplift::{
     },
 };
 use tokio::{
-    task::JoinHandle,
+    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
@@ -55,7 +55,7 @@ struct Pages {
 /// Devices that send until they are told to stop.
 pub(crate) struct Crowd {
     enough: Arc<AtomicBool>,
-    devices: Vec<JoinHandle<()>>,
+    devices: JoinSet<()>,
 }
 
 impl Book {
@@ -172,18 +172,17 @@ impl Crowd {
     /// So many devices; the more of them, the more share a commit. Every `rarely`-th message is large.
     pub(crate) fn start(book: &Arc<Book>, address: SocketAddr, count: usize, rarely: u64) -> Self {
         let enough = Arc::new(AtomicBool::new(false));
-        let devices = (0..count)
-            .map(|_| tokio::spawn(send_on(Arc::clone(book), address, rarely, Arc::clone(&enough))));
-        let devices = devices.collect();
+        let mut devices = JoinSet::new();
+        for _ in 0..count {
+            devices.spawn(send_on(Arc::clone(book), address, rarely, Arc::clone(&enough)));
+        }
         Self { enough, devices }
     }
 
     /// They finish what they are at.
     pub(crate) async fn stop(self) {
         self.enough.store(true, Ordering::SeqCst);
-        for device in self.devices {
-            device.await.unwrap();
-        }
+        self.devices.join_all().await;
     }
 }
 

@@ -45,7 +45,7 @@ async fn survives(plan: Plan<'_>) {
     // What was under way at a kill, and no more.
     assert!(too_many as usize <= HANDS * kills(), "{too_many} copies too many");
     relay.stop().await;
-    println!("{} messages, {} kills, {too_many} second copies", book.answered(), kills());
+    eprintln!("{} messages, {} kills, {too_many} second copies", book.answered(), kills());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,13 +47,13 @@ async fn dies_at(house: &House, book: &Arc<Book>, point: &str, time: u32) {
     crowd.stop().await;
     let relay = house.start().ready().await;
     let too_many = book.settle(house).await;
-    println!("{point}: {} messages so far, {too_many} second copies", book.answered());
+    eprintln!("{point}: {} messages so far, {too_many} second copies", book.answered());
     relay.stop().await;
 }
 
 async fn all(plan: Plan<'_>, points: &[&str], times: &[u32]) {
     if !cfg!(debug_assertions) {
-        println!("a release build has no points to be killed at");
+        eprintln!("a release build has no points to be killed at");
         return;
     }
     let house = House::build(plan).await;
