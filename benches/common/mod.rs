@@ -24,8 +24,6 @@ pub struct Relay {
     pub start: Duration,
     admin: SocketAddr,
     process: Child,
-    /// What it is started with, where that is not itself.
-    runner: Vec<String>,
     house: Arc<(Sandbox, TempDir)>,
 }
 
@@ -35,14 +33,13 @@ impl Relay {
         Self::build(more, &[], STREAM, "").await
     }
 
-    /// As [`Relay::start`], by another program such as strace, with lines for the delivery and the mailbox.
-    pub async fn build(more: &str, runner: &[&str], delivery: &str, mailbox: &str) -> Self {
+    /// As [`Relay::start`], by another program such as env, with lines for the delivery and the mailbox.
+    pub async fn build(more: &str, runner: &[String], delivery: &str, mailbox: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let scenario = Scenario { password: Some(PASSWORD.into()), ..Scenario::default() };
         let sandbox = Sandbox::start(([127, 0, 0, 1], 0).into(), scenario).await.unwrap();
         let house = Arc::new((sandbox, folder));
-        let runner: Vec<String> = runner.iter().map(|word| (*word).to_owned()).collect();
-        Self::run(house, runner, more, delivery, mailbox)
+        Self::run(house, runner.to_vec(), more, delivery, mailbox)
     }
 
     /// Another relay in the same folder, in another mode, when this one has been killed.
@@ -92,7 +89,7 @@ impl Relay {
             .unwrap();
         socket.recv(&mut [0; 64]).unwrap();
         let start = began.elapsed();
-        Self { address, start, admin, process, runner, house }
+        Self { address, start, admin, process, house }
     }
 
     /// Where its configuration and its state are.
@@ -137,13 +134,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if self.runner.is_empty() {
-            let _ = self.process.kill();
-        } else {
-            // What runs it ends with it.
-            let parent = self.process.id().to_string();
-            let _ = Command::new("pkill").args(["-KILL", "-P", &parent]).status();
-        }
+        let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }

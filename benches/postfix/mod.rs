@@ -65,7 +65,12 @@ pub fn start() -> Option<Postfix> {
     let checked =
         program("postfix").arg("-c").arg(etc(folder.path())).arg("check").output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    let daemons = program("postconf").args(["-h", "daemon_directory"]).output().unwrap();
+    let daemons = program("postconf")
+        .arg("-c")
+        .arg(etc(folder.path()))
+        .args(["-h", "daemon_directory"])
+        .output()
+        .unwrap();
     let daemons = String::from_utf8_lossy(&daemons.stdout).trim().to_owned();
     let master = program(&format!("{daemons}/master"))
         .arg("-c")
