@@ -143,18 +143,18 @@ pub(super) fn missing(file: &Path) -> String {
 fn next(connection: &Connection, which: &Which, most: usize) -> Result<Vec<i64>, Fault> {
     let most = most as i64;
     // Each states the condition of the index that it is found by.
-    let (sql, values): (_, [&dyn ToSql; 3]) = match which {
+    let (sql, values): (_, &[&dyn ToSql]) = match which {
         Which::Due(now) => (
             "SELECT seq FROM messages WHERE due <= ?2
-                AND +state IN ('ready', 'maybe-sent', 'held') AND ?3 IS NULL
+                AND +state IN ('ready', 'maybe-sent', 'held')
             ORDER BY due, seq LIMIT ?1",
-            [&most, &Time(*now), &None::<i64>],
+            &[&most, &Time(*now)],
         ),
         Which::Held(hold) => (
             // By chance: one that is refused whatever is mended must not stand before the others.
-            "SELECT seq FROM messages WHERE hold = ?2 AND +state = 'held' AND ?3 IS NULL
+            "SELECT seq FROM messages WHERE hold = ?2 AND +state = 'held'
             ORDER BY random() LIMIT ?1",
-            [&most, hold, &None::<i64>],
+            &[&most, hold],
         ),
         Which::Overdue(waiting, held) => (
             "SELECT seq FROM messages WHERE state IN ('ready', 'maybe-sent') AND received < ?2
@@ -162,7 +162,7 @@ fn next(connection: &Connection, which: &Which, most: usize) -> Result<Vec<i64>,
             UNION ALL
             SELECT seq FROM messages WHERE state = 'held' AND received < ?3
             ORDER BY seq LIMIT ?1",
-            [&most, &Time(*waiting), &Time(*held)],
+            &[&most, &Time(*waiting), &Time(*held)],
         ),
     };
     let mut statement = connection.prepare_cached(sql)?;
