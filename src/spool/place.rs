@@ -21,6 +21,9 @@ use thiserror::Error;
 
 use crate::config::unreadable;
 
+/// Octets that stay free on a disk, for others and for SQLite's log.
+const RESERVE: u64 = 64 << 20;
+
 /// The folder of a spool, fit to be used.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -182,11 +185,30 @@ impl Place {
 
     /// The disk that it lies on.
     pub fn disk(&self) -> Option<Disk> {
-        let disk = rustix::fs::statvfs(&self.directory).ok()?;
-        Some(Disk {
+        Disk::of(&self.directory)
+    }
+}
+
+impl Disk {
+    /// The one that a folder lies on.
+    pub fn of(folder: &Path) -> Option<Self> {
+        let disk = rustix::fs::statvfs(folder).ok()?;
+        Some(Self {
             free: disk.f_bavail.saturating_mul(disk.f_frsize),
             size: disk.f_blocks.saturating_mul(disk.f_frsize),
         })
+    }
+
+    /// Whether so many octets more leave free what has to stay free; if not, why.
+    pub fn fits(self, octets: u64) -> Result<(), String> {
+        let reserve = RESERVE.min(self.size / 20);
+        if self.free < reserve.saturating_add(octets) {
+            return Err(format!(
+                "its disk has {} octets free, of which {reserve} are kept",
+                self.free
+            ));
+        }
+        Ok(())
     }
 }
 
