@@ -250,6 +250,19 @@ async fn totals_count_what_is_there() {
 }
 
 #[tokio::test]
+async fn the_oldest_notices_give_way() {
+    let (_folder, store) = open();
+    let add = |connection: &Connection| {
+        (0..1003).try_for_each(|n| rows::add_notice(connection, &notice(&format!("notice {n}"))))
+    };
+    store.submit(Kind::Note, add).await.unwrap();
+    assert_eq!(store.totals().await.unwrap().notices, 1000);
+    let waiting = store.notices().await.unwrap();
+    let ends = [&waiting[0], &waiting[999]].map(|waiting| waiting.notice.subject.as_str());
+    assert_eq!(ends, ["notice 3", "notice 1002"]);
+}
+
+#[tokio::test]
 async fn notices_are_forgotten_with_what_carries_them_or_not_at_all() {
     let (_folder, store) = open();
     for n in 0..3 {
