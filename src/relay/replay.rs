@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The file begins where the memory ends, so that a message that goes through is never written as a whole. Only
-//! when the spool takes it over the memory is written in front of it.
+//! when the spool takes it over the memory is written in front of it. Each step looks at the disk first and leaves
+//! the spool's reserve free; `max_size` is looked at when the whole is handed over.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -22,7 +23,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use crate::spool::queue::Body;
+use crate::spool::{place::Disk, queue::Body};
 
 /// Chunks below this are put together: each costs its handle, and a device may send octet by octet.
 const SMALL: usize = 1024;
@@ -52,7 +53,11 @@ pub struct Replay {
     budget: Arc<Budget>,
     /// Where a file would be.
     path: PathBuf,
+    look: Look,
 }
+
+/// Looks at the disk of a folder.
+type Look = fn(&Path) -> Option<Disk>;
 
 /// The part that is in a file.
 struct Spilled {
@@ -61,8 +66,9 @@ struct Spilled {
     written: u64,
     pending: Vec<Bytes>,
     pending_octets: usize,
-    /// It is ours to delete.
-    ours: bool,
+    /// Where it is, while it is ours to delete.
+    ours: Option<PathBuf>,
+    look: Look,
 }
 
 /// How far a reader has come.
@@ -101,6 +107,7 @@ impl Replay {
             limit,
             budget,
             path: folder.join(name),
+            look: Disk::of,
         }
     }
 
@@ -121,7 +128,8 @@ impl Replay {
                     written: size,
                     pending: Vec::new(),
                     pending_octets: 0,
-                    ours: false,
+                    ours: None,
+                    look: Disk::of,
                 });
             }
         }
@@ -133,7 +141,7 @@ impl Replay {
         self.size
     }
 
-    /// Keeps one more chunk. After an error the data are not whole any more.
+    /// Keeps one more chunk. After an error, as that the disk's reserve is reached, the data are not whole any more.
     pub async fn push(&mut self, chunk: Bytes) -> io::Result<()> {
         let octets = chunk.len() as u64;
         self.size += octets;
@@ -148,7 +156,7 @@ impl Replay {
         }
         if self.file.is_none() {
             self.settle();
-            self.file = Some(Spilled::create(&self.path, self.in_memory).await?);
+            self.file = Some(Spilled::create(&self.path, self.in_memory, self.look).await?);
         }
         let Some(spilled) = &mut self.file else { return Ok(()) };
         spilled.pending_octets += chunk.len();
@@ -184,9 +192,8 @@ impl Replay {
             return Ok(Body::Chunks(std::mem::take(&mut self.memory)));
         };
         spilled.write().await?;
-        let (file, memory) = (Arc::clone(&spilled.file), std::mem::take(&mut self.memory));
-        blocking(move || write_at(&file, 0, &memory)).await?;
-        spilled.ours = false;
+        spilled.put(0, std::mem::take(&mut self.memory)).await?;
+        spilled.ours = None;
         Ok(Body::File { path: std::mem::take(&mut self.path), size: self.size })
     }
 
@@ -214,39 +221,62 @@ impl Replay {
 impl Drop for Replay {
     fn drop(&mut self) {
         self.budget.release(self.reserved);
-        if self.file.as_ref().is_some_and(|spilled| spilled.ours) {
+    }
+}
+
+impl Drop for Spilled {
+    fn drop(&mut self) {
+        if let Some(path) = &self.ours {
             // If it cannot be deleted now, the next start does it.
-            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(path);
         }
     }
 }
 
 impl Spilled {
-    async fn create(path: &Path, from: u64) -> io::Result<Self> {
+    /// If nobody waits for it any more the file is removed again.
+    async fn create(path: &Path, from: u64, look: Look) -> io::Result<Self> {
         let path = path.to_owned();
-        let file = blocking(move || {
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+        blocking(move || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            Ok(Self {
+                file: Arc::new(options.open(&path)?),
+                written: from,
+                pending: Vec::new(),
+                pending_octets: 0,
+                ours: Some(path),
+                look,
+            })
         })
-        .await?;
-        Ok(Self {
-            file: Arc::new(file),
-            written: from,
-            pending: Vec::new(),
-            pending_octets: 0,
-            ours: true,
-        })
+        .await
     }
 
+    /// Writes what is pending. If it is broken off it stays pending, and the same octets are written again to the
+    /// same place.
     async fn write(&mut self) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let pending = std::mem::take(&mut self.pending);
-        let octets = std::mem::take(&mut self.pending_octets);
-        let (file, at) = (Arc::clone(&self.file), self.written);
-        blocking(move || write_at(&file, at, &pending)).await?;
-        self.written += octets as u64;
+        self.put(self.written, self.pending.clone()).await?;
+        self.pending.clear();
+        self.written += std::mem::take(&mut self.pending_octets) as u64;
         Ok(())
+    }
+
+    /// Writes chunks if the disk has room for them.
+    async fn put(&self, at: u64, chunks: Vec<Bytes>) -> io::Result<()> {
+        let (file, look) = (Arc::clone(&self.file), self.look);
+        let folder = self.ours.as_deref().and_then(Path::parent).map(Path::to_owned);
+        blocking(move || {
+            let octets = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+            folder
+                .and_then(|folder| look(&folder))
+                .map_or(Ok(()), |disk| disk.fits(octets))
+                .map_err(|reason| io::Error::new(io::ErrorKind::StorageFull, reason))?;
+            write_at(&file, at, &chunks)
+        })
+        .await
     }
 
     async fn read(&self, at: u64) -> io::Result<Bytes> {
@@ -278,6 +308,8 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn pattern(octets: usize) -> Vec<u8> {
@@ -369,6 +401,35 @@ mod tests {
         let octets: Vec<&[u8]> = vec![b"x"; 50_000];
         let replay = filled(folder.path(), 1 << 20, &Budget::new(1 << 20), &octets).await;
         assert!(replay.memory.len() < 20, "{} chunks", replay.memory.len());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_broken_off_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = pattern(3 * STEP);
+        let mut replay = filled(folder.path(), 0, &Budget::new(0), &[&data[..10]]).await;
+        for piece in [&data[10..STEP + 10], &data[STEP + 10..3 * STEP]] {
+            let _ = replay.push(Bytes::copy_from_slice(piece)).now_or_never();
+        }
+        assert!(all(&mut replay).await == data);
+    }
+
+    #[tokio::test]
+    async fn the_disks_reserve_is_left_alone_and_no_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let looks: [(Look, bool); 2] = [
+            (|_| Some(Disk { free: (64 << 20) + STEP as u64, size: 1 << 40 }), true),
+            (|_| Some(Disk { free: (64 << 20) + STEP as u64 - 1, size: 1 << 40 }), false),
+        ];
+        for (look, fits) in looks {
+            let mut replay = Replay::new(folder.path(), "k3.1", 0, Budget::new(0));
+            replay.look = look;
+            let refused = replay.push(Bytes::from(pattern(STEP))).await.err();
+            let expected = (!fits).then_some(io::ErrorKind::StorageFull);
+            assert_eq!(refused.map(|error| error.kind()), expected);
+            drop(replay);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
     }
 
     #[tokio::test]

@@ -21,6 +21,9 @@ use thiserror::Error;
 
 use crate::config::unreadable;
 
+/// Octets that stay free on a disk, for others and for SQLite's log.
+const RESERVE: u64 = 64 << 20;
+
 /// The folder of a spool, fit to be used.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -93,12 +96,12 @@ impl Place {
     /// The folder for a relay: made if it is not there, and closed to everybody else.
     pub fn make(directory: &Path) -> Result<Self, PlaceError> {
         if !directory.exists() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
-                .and_then(|()| sync_parent(directory))
-                .map_err(|cause| unusable(directory, cause))?;
+            let make = || {
+                let changed = parents_of_missing(directory)?;
+                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+                changed.iter().try_for_each(|folder| sync_folder(folder))
+            };
+            make().map_err(|cause| unusable(directory, cause))?;
         }
         Self::find(directory)
     }
@@ -182,11 +185,30 @@ impl Place {
 
     /// The disk that it lies on.
     pub fn disk(&self) -> Option<Disk> {
-        let disk = rustix::fs::statvfs(&self.directory).ok()?;
-        Some(Disk {
+        Disk::of(&self.directory)
+    }
+}
+
+impl Disk {
+    /// The one that a folder lies on.
+    pub fn of(folder: &Path) -> Option<Self> {
+        let disk = rustix::fs::statvfs(folder).ok()?;
+        Some(Self {
             free: disk.f_bavail.saturating_mul(disk.f_frsize),
             size: disk.f_blocks.saturating_mul(disk.f_frsize),
         })
+    }
+
+    /// Whether so many octets more leave free what has to stay free; if not, why.
+    pub fn fits(self, octets: u64) -> Result<(), String> {
+        let reserve = RESERVE.min(self.size / 20);
+        if self.free < reserve.saturating_add(octets) {
+            return Err(format!(
+                "its disk has {} octets free, of which {reserve} are kept",
+                self.free
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -222,9 +244,11 @@ fn close(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(wanted))
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
+/// The folders that get a new entry when this one is made with all above it that are missing.
+fn parents_of_missing(path: &Path) -> io::Result<Vec<PathBuf>> {
     let path = std::path::absolute(path)?;
-    path.parent().map_or(Ok(()), sync_folder)
+    let missing = path.ancestors().take_while(|folder| !folder.exists());
+    Ok(missing.filter_map(Path::parent).map(Path::to_owned).collect())
 }
 
 fn unusable(path: &Path, cause: io::Error) -> PlaceError {
@@ -312,6 +336,16 @@ mod tests {
         assert_eq!(mode(&place.database()), 0o600);
         let disk = place.disk().unwrap();
         assert!(disk.size > disk.free && disk.free > 0, "{disk:?}");
+    }
+
+    #[test]
+    fn each_folder_that_gets_a_new_one_is_to_be_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = folder.path();
+        let changed = |name: &str| parents_of_missing(&there.join(name)).unwrap();
+        assert_eq!(changed("a/b/c"), [there.join("a/b"), there.join("a"), there.to_owned()]);
+        assert_eq!(changed("a"), [there]);
+        assert!(changed("").is_empty());
     }
 
     #[test]

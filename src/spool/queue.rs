@@ -220,7 +220,8 @@ pub enum Hold {
     Operator,
     /// Something about this message.
     Message,
-    /// The mailbox may not send as this address, in lower case; empty: the null reverse-path.
+    /// The mailbox may not send as this address, in lower case. Mail with the null reverse-path is sent as the
+    /// mailbox, and is held with the mailbox's own address; empty: the null reverse-path alone.
     Sender(String),
     /// The mailbox may not send.
     Mailbox,
@@ -468,7 +469,8 @@ impl Hold {
         })
     }
 
-    /// Whether mail with this reverse-path falls under it. What is about one message reaches no other.
+    /// Whether mail with this reverse-path falls under it. What is about one message reaches no other. Where mail
+    /// with the null reverse-path waits, [`Queue::hold_all`] takes it as its mailbox's; here the caller does.
     pub fn reaches(&self, reverse_path: &str) -> bool {
         match self {
             Self::Operator | Self::Message | Self::MailboxGone => false,

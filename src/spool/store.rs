@@ -41,7 +41,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use tokio::task::spawn_blocking;
 
 use self::{
-    body::{Bodies, Stored},
+    body::{Bodies, CameIn, Stored},
     change::Unneeded,
     error::Fault,
     lease::{Claim, Unfetched, Which},
@@ -148,9 +148,20 @@ impl Store {
         async move { Ok(self.writer.submit(Kind::Offer, work, committed).await?.fetch()) }.boxed()
     }
 
-    /// Takes a message over; `with` is what else belongs to the same commit.
-    async fn insert(
+    /// Takes a message over; `with` is what else belongs to the same commit. The file that it came in is the
+    /// store's from the call on: whatever becomes of the message, or of the future, it does not stay there.
+    fn insert(
         &self,
+        message: NewMessage,
+        with: impl FnMut(&Connection) -> Result<(), Fault> + Send + 'static,
+    ) -> Answer<'_, ()> {
+        let came_in = self.bodies.came_in(&message.body);
+        self.insert_from(came_in, message, with).boxed()
+    }
+
+    async fn insert_from(
+        &self,
+        came_in: Option<CameIn>,
         message: NewMessage,
         mut with: impl FnMut(&Connection) -> Result<(), Fault> + Send + 'static,
     ) -> Result<(), QueueError> {
@@ -162,7 +173,7 @@ impl Store {
         if !message.is_notice {
             self.room.fits(size)?;
         }
-        let stored = self.put(&message).await?;
+        let stored = self.put(came_in, &message).await?;
         // The file goes with the job, whatever becomes of that: it is kept if the row is, and only then.
         let keeper = stored.keeper();
         let work = move |connection: &Connection| {
@@ -181,14 +192,22 @@ impl Store {
         self.writer.submit(Kind::Offer, work, committed).await
     }
 
-    async fn put(&self, message: &NewMessage) -> Result<Stored, QueueError> {
+    async fn put(
+        &self,
+        came_in: Option<CameIn>,
+        message: &NewMessage,
+    ) -> Result<Stored, QueueError> {
         let (id, body) = (message.id.clone(), message.body.clone());
         let bodies = Arc::clone(&self.bodies);
         let done = message.standing.state == State::Done;
-        let put = move || match body {
-            // Nobody needs the mail data of what is delivered.
-            body if done => bodies.discard(&body).map(|()| Stored::Row(Vec::new())),
-            body => bodies.put(&id, body),
+        let put = move || {
+            // It goes with the work: nobody else may remove the file while that moves it.
+            let _came_in = came_in;
+            match body {
+                // Nobody needs the mail data of what is delivered.
+                body if done => bodies.discard(&body).map(|()| Stored::Row(Vec::new())),
+                body => bodies.put(&id, body),
+            }
         };
         let outcome = match &message.body {
             Body::Chunks(_) if message.body.size() <= body::INLINE => put(),
@@ -219,7 +238,7 @@ impl Store {
 
 impl Queue for Store {
     fn take(&self, message: NewMessage) -> Answer<'_, ()> {
-        self.insert(message, |_| Ok(())).boxed()
+        self.insert(message, |_| Ok(()))
     }
 
     fn lease_due(&self, now: Timestamp, most: usize) -> Answer<'_, Vec<Leased>> {
@@ -317,7 +336,7 @@ impl Queue for Store {
             match found {
                 None => Ok(None),
                 Some((_, true, size)) => Ok(Some(Body::File { path: bodies.path(&id), size })),
-                Some((seq, false, _)) => rows::inline_body(connection, seq),
+                Some((seq, false, _)) => Ok(rows::inline_body(connection, seq)?),
             }
         })
     }
@@ -340,7 +359,7 @@ impl Queue for Store {
     fn notified(&self, notices: Vec<i64>, carrier: Option<NewMessage>) -> Answer<'_, ()> {
         match carrier {
             Some(carrier) => {
-                self.insert(carrier, move |connection| change::forget(connection, &notices)).boxed()
+                self.insert(carrier, move |connection| change::forget(connection, &notices))
             }
             None => self.submit(Kind::Note, move |connection| change::forget(connection, &notices)),
         }

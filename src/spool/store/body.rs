@@ -29,6 +29,8 @@ pub(super) struct Bodies {
     place: Place,
     /// Folders that are on disk for certain.
     synced: Mutex<HashSet<String>>,
+    /// Messages whose rows of mail data were found unreadable, and why: to be set aside.
+    unreadable: Mutex<HashMap<i64, String>>,
 }
 
 /// Mail data that are ready for their row.
@@ -42,6 +44,9 @@ pub(super) struct Placed {
     path: PathBuf,
     kept: Keep,
 }
+
+/// A file in `incoming` that was handed over. What is not moved to its place by the end is removed.
+pub(super) struct CameIn(PathBuf);
 
 /// Says that a file is kept, from afar.
 #[derive(Clone, Default)]
@@ -63,6 +68,12 @@ impl Stored {
     }
 }
 
+impl Drop for CameIn {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
 impl Drop for Placed {
     fn drop(&mut self) {
         if !self.kept.0.load(Ordering::Relaxed) {
@@ -73,7 +84,7 @@ impl Drop for Placed {
 
 impl Bodies {
     pub(super) fn new(place: Place) -> Self {
-        Self { place, synced: Mutex::default() }
+        Self { place, synced: Mutex::default(), unreadable: Mutex::default() }
     }
 
     /// Where the file of a message is. The folders keep each other small.
@@ -103,6 +114,20 @@ impl Bodies {
             remove(&path);
         }
         placed.map(Stored::File)
+    }
+
+    pub(super) fn unreadable(&self) -> std::sync::MutexGuard<'_, HashMap<i64, String>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the file of mail data on, if they are one. What lies elsewhere is not ours.
+    pub(super) fn came_in(&self, body: &Body) -> Option<CameIn> {
+        match body {
+            Body::File { path, .. } if path.parent() == Some(self.place.incoming()) => {
+                Some(CameIn(path.clone()))
+            }
+            _ => None,
+        }
     }
 
     /// Removes mail data that came in and are not kept.

@@ -148,12 +148,14 @@ pub(super) fn hold_all(
         Hold::Sender(address) => Some(address),
         Hold::Mailbox | Hold::Credential | Hold::Smarthost => None,
     };
-    // NOCASE compares the case of ASCII letters only, as eq_ignore_ascii_case does.
+    // NOCASE compares the case of ASCII letters only, as eq_ignore_ascii_case does. With a null reverse-path it is
+    // the mailbox itself that sends.
     let changed = connection
         .prepare_cached(
             "UPDATE messages SET state = 'held', due = NULL, hold = ?1, reason = ?2, rule = ?3
             WHERE state IN ('ready', 'maybe-sent') AND forced = 0
-                AND (?4 IS NULL OR reverse_path = ?4 COLLATE NOCASE)",
+                AND (?4 IS NULL OR reverse_path = ?4 COLLATE NOCASE
+                    OR (reverse_path = '' AND mailbox = ?4 COLLATE NOCASE))",
         )?
         .execute(params![hold, reason, rule, sender])?;
     Ok(changed as u64)
@@ -183,7 +185,8 @@ pub(super) fn holds(connection: &Connection) -> Result<Vec<Hold>, Fault> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Holds what goes through mailboxes that are not among these, and releases what was held for that.
+/// Holds what goes through mailboxes that are not among these, and releases what was held for that. What an operator
+/// holds stays so. The case of ASCII letters makes no other mailbox.
 pub(super) fn adopt(
     connection: &Connection,
     mailboxes: &[String],
@@ -193,13 +196,14 @@ pub(super) fn adopt(
     connection.execute(
         "UPDATE messages SET state = 'held', due = NULL, hold = ?2, forced = 0, rule = '',
             reason = 'its mailbox ' || mailbox || ' is not in the configuration any more'
-        WHERE state IN ('ready', 'maybe-sent', 'held') AND hold IS NOT ?2
-            AND mailbox NOT IN (SELECT value FROM json_each(?1))",
-        params![known, Hold::MailboxGone],
+        WHERE state IN ('ready', 'maybe-sent', 'held') AND hold IS NOT ?2 AND hold IS NOT ?3
+            AND mailbox COLLATE NOCASE NOT IN (SELECT value FROM json_each(?1))",
+        params![known, Hold::MailboxGone, Hold::Operator],
     )?;
     connection.execute(
         "UPDATE messages SET state = 'ready', due = ?3, hold = NULL
-        WHERE hold = ?2 AND +state = 'held' AND mailbox IN (SELECT value FROM json_each(?1))",
+        WHERE hold = ?2 AND +state = 'held'
+            AND mailbox COLLATE NOCASE IN (SELECT value FROM json_each(?1))",
         params![known, Hold::MailboxGone, Time(now)],
     )?;
     Ok(())

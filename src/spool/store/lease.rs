@@ -6,18 +6,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, ToSql, params};
 
 use super::{
     body::Bodies,
-    error::Fault,
+    error::{Fault, words},
     rows::{self, Time},
 };
 use crate::{
     proto::path::ReversePath,
-    spool::queue::{Body, Hold, Leased, RecipientState, State},
+    spool::queue::{Body, Hold, Leased, NewNotice, RecipientState, State},
 };
+
+/// When mail data that cannot be read are looked at again.
+const LATER: SignedDuration = SignedDuration::from_hours(1);
 
 /// Which messages are meant, the first of them first.
 pub(super) enum Which {
@@ -44,6 +47,14 @@ pub(super) struct Lent {
     forced: bool,
 }
 
+/// Why a message cannot be delivered.
+pub(super) enum Unfit {
+    /// What it needs is gone or damaged.
+    Lost(String),
+    /// Its mail data are there, and cannot be read just now.
+    Unreadable(String),
+}
+
 /// Messages on their way to the caller.
 pub(super) struct Claim {
     messages: Vec<(Lent, Leased)>,
@@ -68,7 +79,8 @@ impl Drop for Claim {
     }
 }
 
-/// Leases up to `most` of these messages. One whose mail data or envelope is gone is set aside and hurts no other.
+/// Leases up to `most` of these messages. One whose mail data or envelope is gone or cannot be read is set aside and
+/// hurts no other.
 pub(super) fn lease(
     connection: &Connection,
     bodies: &Bodies,
@@ -76,16 +88,26 @@ pub(super) fn lease(
     most: usize,
     now: Timestamp,
 ) -> Result<Vec<(Lent, Leased)>, Fault> {
-    let mut leased = Vec::new();
+    let (mut leased, mut aside) = (Vec::new(), Vec::new());
     while leased.len() < most {
-        let found = next(connection, which, most - leased.len())?;
+        let mut found = next(connection, which, most - leased.len())?;
+        // A probe of single messages may come upon one again that it has just set aside.
+        found.retain(|seq| !aside.contains(seq));
         if found.is_empty() {
             break;
         }
         for seq in found {
             match lend(connection, bodies, seq)? {
                 Ok(lent) => leased.push(lent),
-                Err(reason) => set_aside(connection, seq, &reason, now)?,
+                Err(unfit) => {
+                    // What has waited long enough waits no longer.
+                    let unfit = match (unfit, which) {
+                        (Unfit::Unreadable(reason), Which::Overdue(..)) => Unfit::Lost(reason),
+                        (unfit, _) => unfit,
+                    };
+                    set_aside(connection, seq, &unfit, now)?;
+                    aside.push(seq);
+                }
             }
         }
     }
@@ -112,49 +134,96 @@ pub(super) fn put_back(connection: &Connection, unfetched: &[Lent]) -> Result<Ve
     Ok(unfetched.iter().map(|lent| lent.lease).collect())
 }
 
-/// Gives a message up, for what it needs to be sent is gone. The rest of it stays, so that whoever finds the file
-/// can put it back and retry.
+/// Sets a message aside that cannot be delivered, and has somebody told. One that has lost what it needs is given up;
+/// the rest of it stays, so that whoever finds the file can put it back and retry. One that cannot be read is held,
+/// and looked at again later.
 pub(super) fn set_aside(
     connection: &Connection,
     seq: i64,
-    reason: &str,
+    unfit: &Unfit,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    let id: String = connection
+    let (reason, state, hold) = match unfit {
+        Unfit::Lost(reason) => (reason, State::Failed, None),
+        Unfit::Unreadable(reason) => (reason, State::Held, Some(Hold::Message)),
+    };
+    let due = hold.as_ref().map(|_| Time(now.saturating_add(LATER).unwrap_or(now)));
+    let known: bool = connection
+        .prepare_cached("SELECT hold IS ?2 AND reason = ?3 FROM messages WHERE seq = ?1")?
+        .query_row(params![seq, Hold::Message, reason], |row| row.get(0))?;
+    let (id, device, from, is_notice): (String, String, String, bool) = connection
         .prepare_cached(
-            "UPDATE messages SET state = 'failed', due = NULL, hold = NULL, lease = NULL, forced = 0,
-                settled = ?2, reason = ?3, rule = '' WHERE seq = ?1 RETURNING id",
+            "UPDATE messages SET state = ?2, due = ?3, hold = ?4, lease = NULL, forced = 0,
+                settled = ?5, reason = ?6, rule = ''
+            WHERE seq = ?1 RETURNING id, device, reverse_path, is_notice",
         )?
-        .query_row(params![seq, Time(now), reason], |row| row.get(0))?;
-    connection
-        .prepare_cached(
-            "UPDATE recipients SET state = ?2, reply = '' WHERE message = ?1 AND state = ?3",
-        )?
-        .execute(params![seq, RecipientState::Failed, RecipientState::Pending])?;
-    tracing::error!(id, reason, "a message of the spool is lost");
-    Ok(())
+        .query_row(params![seq, state, due, hold, Time(now), reason], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?;
+    if state == State::Failed {
+        connection
+            .prepare_cached(
+                "UPDATE recipients SET state = ?2, reply = '' WHERE message = ?1 AND state = ?3",
+            )?
+            .execute(params![seq, RecipientState::Failed, RecipientState::Pending])?;
+        tracing::error!(id, reason, "a message of the spool is lost");
+    } else {
+        tracing::error!(id, reason, "a message of the spool cannot be read; it is tried again");
+    }
+    // Of a notice nobody is told, and of one that is still unreadable nobody is told again.
+    if is_notice || (known && state == State::Held) {
+        return Ok(());
+    }
+    rows::add_notice(connection, &unfit.notice(&id, &device, &from, now))
+}
+
+impl Unfit {
+    fn notice(&self, id: &str, device: &str, from: &str, now: Timestamp) -> NewNotice {
+        let from = if from.is_empty() { "nobody (<>)" } else { from };
+        let message =
+            format!("The message\n  id        {id}\n  device    {device}\n  from      {from}\n");
+        let (subject, text) = match self {
+            Self::Lost(reason) => (
+                format!("Lost: mail of {device}"),
+                format!(
+                    "A message that the relay had taken over cannot be delivered:\n  {reason}\n\n\
+                     If you have the file, from a backup or where it was moved to, put it back and say \
+                     smtp-uplift queue retry {id}. Else have it sent again by the device.\n\n{message}"
+                ),
+            ),
+            Self::Unreadable(reason) => (
+                format!("Held: a message of {device}"),
+                format!(
+                    "A message that the relay had taken over cannot be read:\n  {reason}\n\n\
+                     It is held and tried again each hour. See whether the disk is whole and whose the file is, \
+                     mend it, and say smtp-uplift queue retry {id}.\n\n{message}"
+                ),
+            ),
+        };
+        NewNotice { subject, text, time: now }
+    }
 }
 
 /// Why a message whose file is not there is given up.
-pub(super) fn missing(file: &Path) -> String {
-    format!("its mail data are gone: {} is missing", file.display())
+pub(super) fn missing(file: &Path) -> Unfit {
+    Unfit::Lost(format!("its mail data are gone: {} is missing", file.display()))
 }
 
 fn next(connection: &Connection, which: &Which, most: usize) -> Result<Vec<i64>, Fault> {
     let most = most as i64;
     // Each states the condition of the index that it is found by.
-    let (sql, values): (_, [&dyn ToSql; 3]) = match which {
+    let (sql, values): (_, &[&dyn ToSql]) = match which {
         Which::Due(now) => (
             "SELECT seq FROM messages WHERE due <= ?2
-                AND +state IN ('ready', 'maybe-sent', 'held') AND ?3 IS NULL
+                AND +state IN ('ready', 'maybe-sent', 'held')
             ORDER BY due, seq LIMIT ?1",
-            [&most, &Time(*now), &None::<i64>],
+            &[&most, &Time(*now)],
         ),
         Which::Held(hold) => (
             // By chance: one that is refused whatever is mended must not stand before the others.
-            "SELECT seq FROM messages WHERE hold = ?2 AND +state = 'held' AND ?3 IS NULL
+            "SELECT seq FROM messages WHERE hold = ?2 AND +state = 'held'
             ORDER BY random() LIMIT ?1",
-            [&most, hold, &None::<i64>],
+            &[&most, hold],
         ),
         Which::Overdue(waiting, held) => (
             "SELECT seq FROM messages WHERE state IN ('ready', 'maybe-sent') AND received < ?2
@@ -162,7 +231,7 @@ fn next(connection: &Connection, which: &Which, most: usize) -> Result<Vec<i64>,
             UNION ALL
             SELECT seq FROM messages WHERE state = 'held' AND received < ?3
             ORDER BY seq LIMIT ?1",
-            [&most, &Time(*waiting), &Time(*held)],
+            &[&most, &Time(*waiting), &Time(*held)],
         ),
     };
     let mut statement = connection.prepare_cached(sql)?;
@@ -175,7 +244,8 @@ fn lend(
     connection: &Connection,
     bodies: &Bodies,
     seq: i64,
-) -> Result<Result<(Lent, Leased), String>, Fault> {
+) -> Result<Result<(Lent, Leased), Unfit>, Fault> {
+    let lost = |reason: &str| Ok(Err(Unfit::Lost(reason.to_owned())));
     let read = |row: &Row<'_>| {
         let lent = Lent {
             seq,
@@ -213,13 +283,13 @@ fn lend(
         .optional();
     let (lent, mut leased, reverse_path, in_file) = match found {
         Ok(Some(found)) => found,
-        Ok(None) => return Ok(Err("it is gone".to_owned())),
+        Ok(None) => return lost("it is gone"),
         Err(error) if error.sqlite_error().is_some() => return Err(error.into()),
-        Err(_) => return Ok(Err("its row in the database cannot be read".to_owned())),
+        Err(_) => return lost("its row in the database cannot be read"),
     };
     match body(connection, bodies, seq, &leased, in_file)? {
         Ok(body) => leased.body = body,
-        Err(reason) => return Ok(Err(reason)),
+        Err(unfit) => return Ok(Err(unfit)),
     }
     let envelope = rows::reverse_path(&reverse_path)
         .and_then(|path| Ok((path, rows::recipients(connection, seq)?)));
@@ -227,7 +297,7 @@ fn lend(
     (leased.reverse_path, recipients) = match envelope {
         Ok(envelope) => envelope,
         Err(fault) if fault.of_store => return Err(fault),
-        Err(_) => return Ok(Err("its envelope in the database cannot be read".to_owned())),
+        Err(_) => return lost("its envelope in the database cannot be read"),
     };
     leased.recipients = recipients
         .into_iter()
@@ -250,21 +320,41 @@ fn body(
     seq: i64,
     leased: &Leased,
     in_file: bool,
-) -> Result<Result<Body, String>, Fault> {
+) -> Result<Result<Body, Unfit>, Fault> {
+    if let Some(reason) = bodies.unreadable().remove(&seq) {
+        return Ok(Err(Unfit::Unreadable(reason)));
+    }
     if !in_file {
-        return Ok(
-            rows::inline_body(connection, seq)?.ok_or_else(|| "its mail data are gone".to_owned())
-        );
+        return match rows::inline_body(connection, seq) {
+            Ok(body) => Ok(body.ok_or_else(|| Unfit::Lost("its mail data are gone".to_owned()))),
+            // Pages of its own are damaged: the rest of the database may well be whole. After such an error SQLite
+            // writes nothing more in this transaction: the next lease sets it aside, and does not read it before.
+            Err(error) if is_damage(&error) => {
+                let reason =
+                    format!("its mail data in the database cannot be read: {}", words(&error));
+                bodies.unreadable().insert(seq, reason.clone());
+                Err(Fault::of_job(format!("of message {} {reason}", leased.id)))
+            }
+            Err(error) => Err(error.into()),
+        };
     }
     let (path, size) = (bodies.path(&leased.id), leased.body.size());
     Ok(match path.metadata() {
         Ok(file) if file.len() == size => Ok(Body::File { path, size }),
-        Ok(file) => Err(format!(
+        Ok(file) => Err(Unfit::Lost(format!(
             "its mail data are damaged: {} has {} octets and not {size}",
             path.display(),
             file.len()
-        )),
+        ))),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Err(missing(&path)),
-        Err(cause) => return Err(cause.into()),
+        Err(cause) => Err(Unfit::Unreadable(format!(
+            "its mail data cannot be read: {}: {cause}",
+            path.display()
+        ))),
     })
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::SystemIoFailure))
 }

@@ -19,9 +19,6 @@ use crate::spool::{
 /// How old a look at the disk may be, and how long after a failure the next message may try.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Octets that stay free on a disk, for others and for SQLite's log.
-const RESERVE: u64 = 64 << 20;
-
 pub(super) struct Room {
     place: Place,
     max_size: u64,
@@ -82,17 +79,7 @@ impl Room {
                 self.max_size
             )));
         }
-        let Some(disk) = self.disk() else {
-            return Ok(());
-        };
-        let reserve = RESERVE.min(disk.size / 20);
-        if disk.free < reserve.saturating_add(octets) {
-            return Err(QueueError::Full(format!(
-                "its disk has {} octets free, of which {reserve} are kept",
-                disk.free
-            )));
-        }
-        Ok(())
+        self.disk().map_or(Ok(()), |disk| disk.fits(octets)).map_err(QueueError::Full)
     }
 
     /// The disk, as it was less than a second ago.

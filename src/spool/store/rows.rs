@@ -23,6 +23,9 @@ pub(super) fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     serde_json::Value::from_iter(names).to_string()
 }
 
+/// Notices that are kept.
+const NOTICES: i64 = 1000;
+
 const SUMMARY: &str = "seq, id, state, device, mailbox, reverse_path, size, received, due, hold, \
     reason, rule, attempts, maybe_sent, \
     coalesce((SELECT path FROM recipients WHERE message = seq AND place = 0), '') AS first, \
@@ -173,7 +176,7 @@ pub(super) fn recipients(connection: &Connection, seq: i64) -> Result<Vec<Recipi
 }
 
 /// The mail data of a message in its row.
-pub(super) fn inline_body(connection: &Connection, seq: i64) -> Result<Option<Body>, Fault> {
+pub(super) fn inline_body(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Body>> {
     let data: Option<Vec<u8>> = connection
         .prepare_cached("SELECT data FROM bodies WHERE message = ?1")?
         .query_row([seq], |row| row.get(0))
@@ -207,18 +210,25 @@ pub(super) fn totals(connection: &Connection) -> Result<Totals, Fault> {
     Ok(totals)
 }
 
+/// Adds a notice. Where nobody fetches them they do not pile up: the oldest give way.
 pub(super) fn add_notice(connection: &Connection, notice: &NewNotice) -> Result<(), Fault> {
     connection
         .prepare_cached("INSERT INTO notices (time, subject, text) VALUES (?1, ?2, ?3)")?
         .execute(params![Time(notice.time), notice.subject, notice.text])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM notices WHERE number <=
+                (SELECT number FROM notices ORDER BY number DESC LIMIT 1 OFFSET ?1)",
+        )?
+        .execute([NOTICES])?;
     Ok(())
 }
 
 pub(super) fn notices(connection: &Connection) -> Result<Vec<Notice>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT number, subject, text, time FROM notices ORDER BY number LIMIT 1000",
+        "SELECT number, subject, text, time FROM notices ORDER BY number LIMIT ?1",
     )?;
-    let rows = statement.query_map([], |row| {
+    let rows = statement.query_map([NOTICES], |row| {
         let notice =
             NewNotice { subject: row.get(1)?, text: row.get(2)?, time: row.get::<_, Time>(3)?.0 };
         Ok(Notice { number: row.get(0)?, notice })

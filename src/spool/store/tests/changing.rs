@@ -106,6 +106,10 @@ async fn a_hold_reaches_what_it_says_and_a_release_exactly_that() {
             from("null", "", State::Ready),
             from("forced", "scan@example.org", State::Ready),
             from("failed", "scan@example.org", State::Failed),
+            NewMessage {
+                mailbox: "SCAN@example.org".to_owned(),
+                ..from("as-mailbox", "", State::Ready)
+            },
         ],
     )
     .await;
@@ -114,7 +118,8 @@ async fn a_hold_reaches_what_it_says_and_a_release_exactly_that() {
     for reaches_none in [Hold::Operator, Hold::Message, Hold::MailboxGone] {
         assert_eq!(hold(reaches_none).await.unwrap(), 0);
     }
-    assert_eq!(hold(Hold::Sender("scan@example.org".to_owned())).await.unwrap(), 1);
+    assert_eq!(hold(Hold::Sender("scan@example.org".to_owned())).await.unwrap(), 2);
+    assert_eq!(stands(&store, "as-mailbox").await, "held/sender:scan@example.org");
     assert_eq!(hold(Hold::Sender(String::new())).await.unwrap(), 1);
     assert_eq!(hold(Hold::Credential).await.unwrap(), 1);
     assert_eq!(stands(&store, "a").await, "held/sender:scan@example.org");
@@ -150,10 +155,15 @@ async fn messages_wait_for_their_mailbox_to_come_back() {
             of("b", "gone", State::Held),
             of("c", "gone", State::Failed),
             of("d", "here", State::Ready),
+            of("e", "Here", State::Ready),
+            of("f", "gone", State::Ready),
         ],
     )
     .await;
+    store.change("f".to_owned(), Change::Hold, at(0)).await.unwrap();
     store.adopt(&["here".to_owned()], at(1)).await.unwrap();
+    assert_eq!(stands(&store, "e").await, "ready", "it is written in another case");
+    assert_eq!(stands(&store, "f").await, "held/operator");
     assert_eq!(stands(&store, "a").await, "held/mailbox-gone");
     assert_eq!(stands(&store, "b").await, "held/mailbox-gone");
     assert_eq!(stands(&store, "c").await, "failed");
@@ -162,7 +172,8 @@ async fn messages_wait_for_their_mailbox_to_come_back() {
         summary(&store, "a").await.reason,
         "its mailbox gone is not in the configuration any more"
     );
-    store.adopt(&["gone".to_owned(), "here".to_owned()], at(2)).await.unwrap();
+    store.adopt(&["GONE".to_owned(), "here".to_owned()], at(2)).await.unwrap();
+    assert_eq!(stands(&store, "f").await, "held/operator", "only who holds it releases it");
     assert_eq!(stands(&store, "a").await, "ready");
     assert_eq!(summary(&store, "b").await.due, Some(at(2)));
 }
@@ -236,6 +247,19 @@ async fn totals_count_what_is_there() {
     let one = |state| (state, 1);
     assert_eq!(totals.messages, [State::Ready, State::Held, State::Failed, State::Done].map(one));
     assert_eq!((totals.bytes, totals.oldest, totals.notices), (3 * size, Some(at(-7)), 2));
+}
+
+#[tokio::test]
+async fn the_oldest_notices_give_way() {
+    let (_folder, store) = open();
+    let add = |connection: &Connection| {
+        (0..1003).try_for_each(|n| rows::add_notice(connection, &notice(&format!("notice {n}"))))
+    };
+    store.submit(Kind::Note, add).await.unwrap();
+    assert_eq!(store.totals().await.unwrap().notices, 1000);
+    let waiting = store.notices().await.unwrap();
+    let ends = [&waiting[0], &waiting[999]].map(|waiting| waiting.notice.subject.as_str());
+    assert_eq!(ends, ["notice 3", "notice 1002"]);
 }
 
 #[tokio::test]

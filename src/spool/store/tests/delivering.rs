@@ -209,6 +209,13 @@ async fn a_message_whose_data_are_gone_is_set_aside_and_hurts_no_other() {
     assert_eq!(detail.recipients[0].state, RecipientState::Failed);
     assert!(summary(&store, "b").await.reason.contains("has 7 octets and not 400000"));
     assert_eq!(summary(&store, "g").await.reason, "its mail data are gone");
+    let notices = store.notices().await.unwrap();
+    assert_eq!(notices.len(), 5, "somebody is told of each");
+    let NewNotice { subject, text, time } = &notices[0].notice;
+    assert_eq!((subject.as_str(), *time), ("Lost: mail of scanner", at(7)));
+    for said in ["queue retry a", "scan@example.org", "is missing", "id        a"] {
+        assert!(text.contains(said), "{text}");
+    }
     tamper(&store, "DELETE FROM messages WHERE id = 'f'").await;
 
     fs::remove_file(store.bodies.path("c")).unwrap();
@@ -218,11 +225,59 @@ async fn a_message_whose_data_are_gone_is_set_aside_and_hurts_no_other() {
     let summary = summary(&store, "c").await;
     assert_eq!(summary.state, State::Failed);
     assert!(summary.reason.ends_with("is missing"), "{}", summary.reason);
+    assert_eq!(store.notices().await.unwrap().len(), 6, "a start tells it too, once");
     // Whoever finds the file puts it back.
     fs::create_dir_all(found.parent().unwrap()).unwrap();
     fs::write(found, octets(large("").body)).unwrap();
     assert_eq!(store.change("a".to_owned(), Change::Retry, at(8)).await.unwrap(), Changed::Done);
     assert!(lease_ids(&store, at(8)).await.contains(&"a".to_owned()));
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_held_and_hurts_no_other() {
+    let (folder, store) = open();
+    let inline = NewMessage {
+        body: Body::Chunks(vec![Bytes::from(vec![b'z'; 100_000])]),
+        ..message("inline")
+    };
+    take_all(&store, [large("filed"), inline, message("good")]).await;
+    let file = store.bodies.path("filed");
+    drop(store);
+    // Such a link is there and leads nowhere, whoever looks; such a page names a next one that is not there.
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let database = folder.path().join("spool/queue.db");
+    let mut data = fs::read(&database).unwrap();
+    let pages = data.chunks_mut(4096);
+    let page = pages.into_iter().find(|page| page[4..].iter().all(|octet| *octet == b'z'));
+    page.unwrap()[..4].fill(0xFF);
+    fs::write(&database, data).unwrap();
+
+    let store = open_at(&folder.path().join("spool"));
+    // One lease finds the damage, the next one knows of it.
+    assert!(store.lease_due(at(7), 9).await.is_err());
+    assert_eq!(lease_ids(&store, at(7)).await, ["good"]);
+    assert!(store.room(0).is_ok(), "the store works");
+    for id in ["filed", "inline"] {
+        assert_eq!(stands(&store, id).await, "held/message");
+        let summary = summary(&store, id).await;
+        assert_eq!(summary.due, Some(at(3607)));
+        assert!(summary.reason.contains("cannot be read"), "{}", summary.reason);
+        let detail = store.show(id.to_owned()).await.unwrap().unwrap();
+        assert_eq!(detail.recipients[0].state, RecipientState::Pending);
+    }
+    assert_eq!(store.notices().await.unwrap().len(), 2);
+    assert!(store.lease_due(at(3607), 9).await.is_err());
+    assert!(lease_ids(&store, at(3607)).await.is_empty());
+    assert_eq!(store.notices().await.unwrap().len(), 2, "nobody is told again");
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, octets(large("").body)).unwrap();
+    assert!(store.lease_due(at(7207), 9).await.is_err());
+    assert_eq!(lease_ids(&store, at(7207)).await, ["filed"]);
+    // What is to be given up is given up.
+    assert!(store.lease_overdue(at(0), at(1), 9).await.is_err());
+    assert!(store.lease_overdue(at(0), at(1), 9).await.unwrap().is_empty());
+    assert_eq!(state(&store, "inline").await, State::Failed);
 }
 
 #[tokio::test]

@@ -140,20 +140,26 @@ async fn what_is_refused_leaves_nothing() {
     let outside = folder.path().join("outside");
     fs::write(&outside, "x").unwrap();
     let short = store.incoming().join("short");
-    fs::write(&short, "x").unwrap();
+    let known = store.incoming().join("known");
+    for file in [&short, &known] {
+        fs::write(file, "x").unwrap();
+    }
     let file = |path, size| Body::File { path, size };
     for (why, bad) in [
         ("the id is known", large("one.1")),
         ("the id is known", message("one.1")),
         ("the id leads elsewhere", message("../one")),
-        ("the file lies elsewhere", NewMessage { body: file(outside, 1), ..message("a") }),
-        ("the file is too short", NewMessage { body: file(short, 2), ..message("b") }),
+        ("the file lies elsewhere", NewMessage { body: file(outside.clone(), 1), ..message("a") }),
+        ("the file is too short", NewMessage { body: file(short.clone(), 2), ..message("b") }),
+        ("the id is known", NewMessage { body: file(known, 1), ..message("one.1") }),
         ("nobody has leased it", message_in("c", State::Leased)),
     ] {
         let error = store.take(bad).await.unwrap_err();
         assert!(matches!(error, QueueError::Broken(_)), "{why}: {error}");
     }
     assert_eq!(store.list(Filter::default()).await.unwrap().len(), 1);
+    assert_eq!(fs::read_dir(store.incoming()).unwrap().count(), 0, "no file is left");
+    assert!(outside.exists(), "what lies elsewhere is not the store's");
     let kept = store.body("one.1".to_owned()).await.unwrap().unwrap();
     assert!(octets(kept) == octets(large("").body), "the first one's data are untouched");
     assert!(store.room(1).is_ok(), "none of this is the store's fault");
@@ -166,6 +172,18 @@ async fn the_limit_is_kept_but_notices_get_through() {
     store.take(large("a")).await.unwrap();
     assert!(store.room(100_000).is_ok() && store.room(100_001).is_err());
     assert!(matches!(store.take(large("b")).await, Err(QueueError::Full(_))));
+    let path = store.incoming().join("b");
+    for waits in [true, false] {
+        fs::write(&path, vec![b'x'; 300_000]).unwrap();
+        let body = Body::File { path: path.clone(), size: 300_000 };
+        let taking = store.take(NewMessage { body, ..message("b") });
+        if waits {
+            assert!(matches!(taking.await, Err(QueueError::Full(_))));
+        } else {
+            drop(taking);
+        }
+        assert!(!path.exists(), "a message that is not taken leaves no file");
+    }
     store.take(NewMessage { is_notice: true, ..large("c") }).await.unwrap();
     assert!(store.room(0).is_err());
     drop(store);
