@@ -12,7 +12,7 @@ use common::{
 };
 use smtp_uplift::{
     sandbox::scenario::Scenario,
-    spool::queue::{Filter, Queue as _, State, Summary},
+    spool::queue::{Filter, Hold, Queue as _, State, Summary},
 };
 
 fn keep<'a>() -> Plan<'a> {
@@ -136,4 +136,66 @@ async fn a_wrong_password_is_presented_once_and_the_mail_is_held() {
     assert_eq!(states(&house).await, [State::Held; 5]);
     assert_eq!(house.sandbox.counts().refused_logins.load(Ordering::SeqCst), 1);
     assert_ne!(PASSWORD, "another");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_the_others_again_is_held_alone() {
+    let house = InMemory::build(keep()).await;
+    let bad = "reply-550-5.1.8-dot@example.com";
+    house.send(bad, &["office@example.com"]).await;
+    let held = house.send("copier@example.com", &["office@example.com"]).await;
+    assert!(held.starts_with("250 2.0.0 queued, id "), "the mailbox is barred, it seems: {held}");
+    until(&house, &[State::Held, State::Done]).await;
+    // Released with the others, it has met with the same again.
+    for _ in 0..2_000 {
+        if queue(&house).await[0].hold == Some(Hold::Message) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert_eq!(queue(&house).await[0].hold, Some(Hold::Message));
+    let heard = house.send("copier@example.com", &["office@example.com"]).await;
+    assert!(heard.starts_with("250 2.0.0 ok, id "), "it stops nobody else: {heard}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_recipient_brings_about_stops_nobody() {
+    let house = InMemory::build(keep()).await;
+    let heard =
+        house.send("a@example.com", &["b@example.com", "reply-550-5.7.708@example.com"]).await;
+    assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
+    let heard = house.send("a@example.com", &["reply-550-5.7.708@example.com"]).await;
+    assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
+    assert_eq!(states(&house).await, [State::Held; 2]);
+    assert!(queue(&house).await.iter().all(|summary| summary.hold == Some(Hold::Message)));
+    let heard = house.send("copier@example.com", &["office@example.com"]).await;
+    assert!(heard.starts_with("250 2.0.0 ok, id "), "{heard}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_without_a_verdict_leaves_its_message_held() {
+    let scenario =
+        fault("stage = 'dot'\nreply = '430 4.2.0 STOREDRV; mailbox logon failure'\ntimes = 1");
+    let house = InMemory::build(Plan { scenario, ..keep() }).await;
+    house.send("a@example.com", &["office@example.com"]).await;
+    house.sandbox.refuse(true);
+    house.sandbox.cut();
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let state = states(&house).await;
+        assert!(matches!(state[0], State::Held | State::Leased), "{state:?}");
+    }
+    house.sandbox.refuse(false);
+    until(&house, &[State::Done]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_no_yes_is_none() {
+    let scenario = fault("stage = 'dot'\nreply = '252 2.0.0 perhaps'\ntimes = 1");
+    let house = InMemory::build(Plan { scenario, ..keep() }).await;
+    let heard = house.send("a@example.com", &["office@example.com"]).await;
+    assert!(heard.starts_with("250 2.0.0 queued, id "), "{heard}");
+    assert_eq!(states(&house).await, [State::MaybeSent]);
+    until(&house, &[State::Done]).await;
+    assert_eq!(queue(&house).await[0].maybe_sent, 1);
 }

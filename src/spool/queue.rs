@@ -38,7 +38,7 @@ pub trait Queue: Send + Sync {
     /// Leases up to `most` messages that are *ready* or *maybe sent* and due at `now`, the longest due first.
     fn lease_due(&self, now: Timestamp, most: usize) -> Answer<'_, Vec<Leased>>;
 
-    /// Leases a message that is held by this, picked by chance, to find out whether it still is.
+    /// Leases a message that is held by this, one of the least tried, to find out whether it still is.
     fn lease_held(&self, hold: Hold) -> Answer<'_, Option<Leased>>;
 
     /// Leases up to `most` messages that have been kept long enough: *ready* and *maybe sent* ones received before

@@ -220,9 +220,9 @@ fn next(connection: &Connection, which: &Which, most: usize) -> Result<Vec<i64>,
             &[&most, &Time(*now)],
         ),
         Which::Held(hold) => (
-            // By chance: one that is refused whatever is mended must not stand before the others.
+            // The least tried: one that is refused whatever is mended must not stand before the others.
             "SELECT seq FROM messages WHERE hold = ?2 AND +state = 'held'
-            ORDER BY random() LIMIT ?1",
+            ORDER BY attempts, random() LIMIT ?1",
             &[&most, hold],
         ),
         Which::Overdue(waiting, held) => (
