@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 
-use common::{House, MAILBOX, Plan};
+use common::{House, KEEP, MAILBOX, Plan};
 use serde_json::Value;
 use smtp_uplift::{sandbox::device::Device, transport::device_tls::DeviceTls};
 use tokio::{
@@ -46,6 +46,26 @@ async fn it_tells_of_listeners_and_mailboxes() {
     assert_eq!(mailbox["waiting"], 0);
     assert_eq!(mailbox["last_error"], Value::Null);
     assert_eq!(status["transcripts"], serde_json::json!([]), "nothing has failed");
+}
+
+#[tokio::test]
+async fn it_tells_of_the_spool_and_of_what_is_stopped() {
+    let house = House::build(Plan { delivery: KEEP, ..Plan::default() }).await;
+    let sender = "reply-554-5.2.252-dot@example.com";
+    assert!(house.send(sender, &["b@x"]).await.starts_with("250 2.0.0 queued, id "));
+    let status = json(&house, "/status").await;
+    let stopped = format!("sender:{sender}");
+    assert_eq!(status["mailboxes"][0]["stopped"], serde_json::json!([stopped]));
+    let spool = &status["spool"];
+    assert_eq!(
+        (&spool["held"], &spool["ready"], &spool["failed"]),
+        (&1.into(), &0.into(), &0.into())
+    );
+    assert_eq!(spool["bytes"], common::MESSAGE.len());
+    assert!(spool["oldest_seconds"].is_u64() && spool["notices_waiting"] == 0);
+    assert_eq!(spool["trouble"], Value::Null);
+    let ready = common::get(house.service.admin().unwrap(), "/readyz", "").await;
+    assert!(ready.starts_with("HTTP/1.1 200 ") && ready.ends_with("ready\n"), "{ready}");
 }
 
 #[tokio::test]
