@@ -1,6 +1,6 @@
 //! `smtp-uplift sandbox`
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::atomic::Ordering};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use super::{CONFIGURATION, OK, TEMPORARY, complain};
 use crate::{
@@ -53,10 +53,8 @@ pub(super) async fn run(args: Args) -> u8 {
             () = sandbox.delivered(shown + 1) => {}
             _ = tokio::signal::ctrl_c() => return OK,
         }
-        let accepted = sandbox.counts().accepted.load(Ordering::SeqCst);
-        let kept = sandbox.deliveries();
-        let unseen = usize::try_from(accepted - shown).unwrap_or(usize::MAX).min(kept.len());
-        for delivery in &kept[kept.len() - unseen..] {
+        let (unseen, accepted) = sandbox.deliveries_after(shown);
+        for delivery in unseen {
             let recipients = delivery.recipients.join(", ");
             say!(
                 "from <{}> to {recipients}: {} octets, logged in as {}",

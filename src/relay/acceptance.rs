@@ -365,6 +365,7 @@ impl Acceptance<'_> {
             standing.transcript = self.transaction.transcript().text();
         }
         let paths = self.letter.envelope.recipients.iter().cloned();
+        self.transaction.kept(&standing);
         let envelope = &self.transaction.envelope;
         let due_now = standing.due.is_some_and(|due: Timestamp| due <= *received);
         let message = NewMessage {

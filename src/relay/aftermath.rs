@@ -132,7 +132,9 @@ pub fn fates(
             let verdict = error.reply().map(|(stage, reply)| judge(stage, reply));
             let fate = Fate {
                 end: End::Not(course::of_no_lease(error, verdict.as_ref())),
-                said: error.to_string(),
+                said: error
+                    .reply()
+                    .map_or_else(|| error.to_string(), |(_, reply)| reply.to_string()),
                 reply: error.reply().map(|(stage, reply)| (stage, reply.clone())),
                 verdict,
             };

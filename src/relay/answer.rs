@@ -111,7 +111,7 @@ pub fn no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Reply {
             Enhanced(4, 3, 2),
             "the smarthost has asked us to send less; try again later",
         ),
-        LeaseError::LoginRefused(_) => waiting_for_operator("the mailbox cannot log in"),
+        LeaseError::LoginRefused(..) => waiting_for_operator("the mailbox cannot log in"),
         LeaseError::Open(error) => match &**error {
             OpenError::Refused(Refusal::Reply(_, reply))
                 if verdict.is_some_and(|verdict| verdict.retry == Retry::Yes) =>

@@ -38,6 +38,7 @@ pub struct Courier {
     could_log_in: bool,
     counted: Option<Instant>,
     tidied: Option<Instant>,
+    complained: Option<Instant>,
 }
 
 impl Courier {
@@ -53,6 +54,7 @@ impl Courier {
             could_log_in: true,
             counted: None,
             tidied: None,
+            complained: None,
         }
     }
 
@@ -60,8 +62,14 @@ impl Courier {
     pub async fn run(mut self, drain: CancellationToken) {
         self.resume().await;
         loop {
-            if let Err(error) = self.round().await {
-                tracing::error!(%error, "the spool cannot be worked on");
+            if let Err(error) = self.round().await
+                && is_due(&mut self.complained, TIDY)
+            {
+                let directory = self.keeper.settings.directory.display();
+                tracing::error!(
+                    %error, %directory,
+                    "the spool cannot be worked on, and what it holds waits: make room on its disk, or see that it can be written"
+                );
             }
             tokio::select! {
                 biased;
@@ -72,12 +80,13 @@ impl Courier {
         }
     }
 
-    /// Takes up what an earlier relay had stopped.
+    /// Takes up what an earlier relay had stopped, and forgets what holds nothing any more.
     async fn resume(&self) {
         match self.keeper.queue.holds().await {
             Ok(holds) => {
                 let now = self.keeper.clock.now();
                 let mut stops = self.keeper.stops();
+                stops.only(&holds, now);
                 for hold in holds {
                     stops.resume(hold, now);
                 }

@@ -58,7 +58,7 @@ pub fn of_reply(stage: Stage, reply: &Reply, verdict: &Verdict, sender: &str) ->
 /// What follows where no connection was to be had; `verdict` is what the smarthost's reply means, if it gave one.
 pub fn of_no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Course {
     match (error, verdict) {
-        (LeaseError::LoginRefused(_), _) => Course::Hold(Hold::Credential),
+        (LeaseError::LoginRefused(..), _) => Course::Hold(Hold::Credential),
         (_, Some(verdict)) if verdict.retry == Retry::AfterConfig => {
             Course::Hold(match verdict.scope {
                 Scope::Credential | Scope::Mailbox | Scope::Sender => Hold::Credential,
@@ -251,7 +251,7 @@ mod tests {
         let lost = Lost { stage: Stage::Ehlo, cause: LostCause::Closed };
         for (error, course) in [
             (LeaseError::Busy(std::time::Duration::from_secs(5)), later.clone()),
-            (LeaseError::LoginRefused(None), Course::Hold(Hold::Credential)),
+            (LeaseError::LoginRefused(None, None), Course::Hold(Hold::Credential)),
             (open(OpenError::Refused(Refusal::NoStartTls)), Course::Hold(Hold::Smarthost)),
             (open(OpenError::Lost(lost)), later),
         ] {

@@ -138,10 +138,17 @@ impl Happened {
             ),
             Self::Stopped { hold, fate } => writeln!(
                 text,
-                "{} is held until somebody has acted; nothing is lost. One message is tried again after 15, 30 and \
-                 60 minutes, and when it is accepted all the others follow. After you have acted, kill -HUP (or \
-                 systemctl reload) has it tried at once.\n{}",
+                "{} is held until somebody has acted; nothing is lost. {}, and when one is accepted all the others \
+                 follow. After you have acted, smtp-uplift queue release {} or SIGHUP to the relay (systemctl reload) \
+                 has it tried at once.\n{}",
                 reach(hold, case.mailbox),
+                if *hold == Hold::Credential {
+                    "A changed password or token is noticed within seconds, and a refused password is not tried again \
+                     before it has changed"
+                } else {
+                    "One message is tried again after 15, 30 and 60 minutes"
+                },
+                case.id,
                 explained(fate)
             ),
         };

@@ -124,7 +124,8 @@ impl Notifier {
 
     /// So many notices wait, behind whatever it is: news for the log and the metric.
     fn waiting(&mut self, waiting: u64, keeper: &Keeper) {
-        if waiting > self.waiting && !keeper.stops().is_empty() {
+        let by_mailbox = keeper.notices.as_ref().is_some_and(|to| to.way == NoticeWay::Mailbox);
+        if waiting > self.waiting && by_mailbox && !keeper.stops().is_empty() {
             tracing::warn!(
                 waiting,
                 "notices wait behind what is stopped: [notices] smtp or command are another way out"

@@ -39,6 +39,8 @@ pub struct Stopped {
     /// The rule that knew it.
     pub rule: String,
     tries: u32,
+    /// When it was last met with.
+    since: Timestamp,
     /// When it is probed; `None`: while it is being probed.
     probe: Option<Timestamp>,
 }
@@ -64,6 +66,7 @@ impl Stops {
             reason: reason.to_owned(),
             rule: rule.to_owned(),
             tries,
+            since: now,
             probe: Some(probe.unwrap_or(now)),
         };
         self.open.insert(hold.clone(), stopped);
@@ -79,9 +82,19 @@ impl Stops {
             reason: "mail is held for this already".to_owned(),
             rule: String::new(),
             tries: 0,
+            since: now,
             probe: Some(now),
         };
         self.open.entry(hold).or_insert(stopped);
+    }
+
+    /// These hold messages, and no others: what has held nothing for a minute is over, and the next message finds
+    /// out.
+    pub fn only(&mut self, holds: &[Hold], now: Timestamp) {
+        self.open.retain(|hold, stopped| {
+            let young = now.duration_since(stopped.since).unsigned_abs() < NO_VERDICT;
+            young || stopped.probe.is_none() || holds.contains(hold)
+        });
     }
 
     /// What a message with this reverse-path falls under, the widest first.
@@ -230,6 +243,17 @@ mod tests {
         assert_eq!(stops.due(at(1), 9), [Hold::Mailbox], "the other one is being probed");
         stops.resume(sender("a@b"), at(2));
         assert_eq!(stops.due(at(2), 9), [sender("a@b")]);
+    }
+
+    #[test]
+    fn what_holds_nothing_any_more_is_over() {
+        let mut stops = Stops::default();
+        stops.stop(Hold::Mailbox, "554", "r", at(0));
+        stops.stop(sender("a@b"), "554", "r", at(0));
+        stops.only(&[], at(0));
+        assert!(stops.has(&Hold::Mailbox), "its message may be on its way to the disk");
+        stops.only(&[sender("a@b")], at(1));
+        assert_eq!(stops.names(), ["sender:a@b"]);
     }
 
     #[test]

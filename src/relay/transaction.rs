@@ -14,6 +14,7 @@ use crate::{
         pool::Lease,
         transaction::{DataTransfer, MailTransaction, StepError},
     },
+    spool::queue::Standing,
     telemetry::{
         maillog::{Disposition, Record},
         transcript::{Transcript, Voice},
@@ -40,6 +41,8 @@ pub struct Transaction {
     pub reply: Option<Reply>,
     /// The rule that knew the smarthost's last reply.
     rule: String,
+    /// Why the spool has it.
+    kept: String,
     /// Octets of mail data that were passed on.
     pub bytes: u64,
     /// The dot was sent.
@@ -102,6 +105,7 @@ impl Transaction {
             refused: Vec::new(),
             reply: None,
             rule: String::new(),
+            kept: String::new(),
             bytes: 0,
             dot_sent: false,
             attempts: 0,
@@ -126,6 +130,13 @@ impl Transaction {
     /// The listener's name.
     pub fn listener(&self) -> &str {
         &self.origin.door.listener.name
+    }
+
+    /// The spool has it, for this reason.
+    pub fn kept(&mut self, standing: &Standing) {
+        let hold = standing.hold.as_ref().map(|hold| format!("held ({}): ", hold.name()));
+        self.kept = format!("{}{}", hold.unwrap_or_default(), standing.reason);
+        self.rule = standing.rule.clone();
     }
 
     /// The smarthost has said this, and a rule knew it.
@@ -238,7 +249,8 @@ impl Transaction {
             disposition,
             reply,
             answer: ours,
-            rule: if theirs.is_some() { &self.rule } else { "" },
+            rule: if theirs.is_some() || !self.kept.is_empty() { &self.rule } else { "" },
+            reason: &self.kept,
             upstream: &message_id.map_or_else(|| host.to_owned(), |id| format!("{host} {id}")),
             wait: self.waited,
             relay: took,

@@ -215,6 +215,14 @@ impl Sandbox {
         self.server.kept().iter().cloned().collect()
     }
 
+    /// Those of the kept messages that came after so many, and how many that makes.
+    pub fn deliveries_after(&self, count: u64) -> (Vec<Delivery>, u64) {
+        let kept = self.server.kept();
+        let accepted = self.server.counts.accepted.load(Ordering::SeqCst);
+        let new = usize::try_from(accepted - count).unwrap_or(usize::MAX).min(kept.len());
+        (kept.iter().skip(kept.len() - new).cloned().collect(), accepted)
+    }
+
     /// Waits until so many messages were accepted.
     pub async fn delivered(&self, count: u64) {
         loop {
@@ -297,8 +305,9 @@ impl Server {
         {
             kept.pop_front();
         }
-        drop(kept);
+        // Counted under the lock: who counts and looks sees the same.
         self.counts.accepted.fetch_add(1, Ordering::SeqCst);
+        drop(kept);
         self.news.notify_waiters();
     }
 

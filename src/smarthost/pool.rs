@@ -89,6 +89,8 @@ pub struct Pool {
     /// Something was put on the shelf.
     shelved: Notify,
     breaker: Mutex<Breaker>,
+    /// What the smarthost said to the last login that it refused.
+    refusal: Mutex<Option<Box<Reply>>>,
     /// The breaker's time begins here.
     born: Instant,
     /// Held by the one login that may run while none has succeeded yet.
@@ -143,12 +145,12 @@ pub enum LeaseError {
     #[error(transparent)]
     Open(Box<OpenError>),
     /// The smarthost has refused the login; repeating it could lock the account. How long it is not repeated,
-    /// `None`: until the secret changes.
+    /// `None`: until the secret changes; and what it had said.
     #[error("the smarthost has refused the login: it is not tried again {}", .0.map_or_else(
         || "with this secret; write the right one, or send SIGHUP to have it tried".to_owned(),
         |left| format!("for another {} s; SIGHUP has it tried at once", left.as_secs())
     ))]
-    LoginRefused(Option<Duration>),
+    LoginRefused(Option<Duration>, Option<Box<Reply>>),
     /// The smarthost was sent too much, and the pause after that lasts longer than whoever asked would wait.
     #[error("the smarthost has refused to take more for now: nothing is sent for another {} s", .0.as_secs())]
     Paused(Duration),
@@ -165,6 +167,7 @@ impl LeaseError {
                 OpenError::Refused(Refusal::Reply(stage, reply)) => Some((*stage, reply)),
                 _ => None,
             },
+            Self::LoginRefused(_, said) => said.as_deref().map(|reply| (Stage::Auth, reply)),
             _ => None,
         }
     }
@@ -193,6 +196,7 @@ impl Pool {
             shelf: Mutex::default(),
             shelved: Notify::new(),
             breaker: Mutex::default(),
+            refusal: Mutex::default(),
             born: Instant::now(),
             unproven: Semaphore::new(1),
             max_connections,
@@ -474,7 +478,8 @@ impl Pool {
             secret = load()?;
         }
         let (login, credential) = secret;
-        self.breaker().admits(self.born.elapsed()).map_err(LeaseError::LoginRefused)?;
+        let admitted = self.breaker().admits(self.born.elapsed());
+        admitted.map_err(|left| LeaseError::LoginRefused(left, self.refusal().clone()))?;
         let transcript = self.transcripts.begin();
         let opening = Connection::open(&self.target, login, &self.journal, &transcript);
         let Some(result) = self.stopping.run_until_cancelled(opening).await else {
@@ -488,6 +493,7 @@ impl Pool {
             }
             Err(OpenError::Refused(Refusal::Reply(Stage::Auth, reply))) => {
                 let verdict = self.journal.judge(Stage::Auth, reply);
+                *self.refusal() = Some(Box::new(reply.clone()));
                 self.breaker().refused(credential, &verdict, self.born.elapsed());
             }
             Err(_) => {}
@@ -510,6 +516,10 @@ impl Pool {
             tracing::info!(mailbox = self.mailbox(), "the mailbox's secret has changed");
             self.clear(|_| true);
         }
+    }
+
+    fn refusal(&self) -> MutexGuard<'_, Option<Box<Reply>>> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {

@@ -46,6 +46,8 @@ pub struct Record<'a> {
     pub answer: Option<&'a Reply>,
     /// The rule that knew it; empty if it is ours.
     pub rule: &'a str,
+    /// Why the spool has it; empty if it has not.
+    pub reason: &'a str,
     /// `host message-id` of the smarthost.
     pub upstream: &'a str,
     /// How long a lease was waited for.
@@ -96,6 +98,7 @@ impl Record<'_> {
             reply = self.reply.map(Reply::to_string).unwrap_or_default(),
             answer = self.answer.map(Reply::to_string).unwrap_or_default(),
             rule = self.rule,
+            reason = self.reason,
             upstream = self.upstream,
             wait_ms = self.wait.as_millis() as u64,
             relay_ms = self.relay.as_millis() as u64,

@@ -189,6 +189,7 @@ fn what_is_kept_and_who_is_told() {
         ("[delivery]\nmode = \"spol\"", "11: delivery.mode: \"spol\" is not one of stream, stream-then-spool, spool; did you mean \"spool\"?"),
         ("[delivery]\nreplay_memory = \"much\"", "11: delivery.replay_memory: \"much\" is not a size; for example replay_memory = \"32MiB\""),
         ("[spool]\ndirectory = \"\"", "11: spool.directory: it is empty; for example directory = \"spool\""),
+        ("[spool]\ndirectory = \"/dev/null\"", "11: spool.directory: /dev/null is no folder; name a folder; the relay makes it if it is not there"),
         ("[spool]\nmax_size = 0", "11: spool.max_size: 0B is not between 1B and 1PiB; for example max_size = \"10GiB\""),
         ("[spool]\nexpire = \"0s\"", "11: spool.expire: \"0s\" is not between 1s and 1year 18h; for example expire = \"2days\""),
         ("[spool]\nheld_expire = \"2 years\"", "11: spool.held_expire: \"2 years\" is not between 1s and "),

@@ -234,7 +234,7 @@ async fn what_belongs_to_somebody_else_or_is_a_file_is_refused() {
     fs::write(&house.spool, "").unwrap();
     let (code, said) = refusal(house.command());
     assert_eq!(code, 78, "{said}");
-    assert!(said.contains(&format!("the spool {spool} is not a folder")), "{said}");
+    assert!(said.contains(&format!("spool.directory: {spool} is no folder")), "{said}");
     fs::remove_file(&house.spool).unwrap();
     let root = Need { probe: "test $(id -u) = 0".to_owned(), otherwise: "root" };
     if !needs::allowed(&root, "a spool of somebody else's") {

@@ -50,8 +50,13 @@ pub(super) fn delivery(mut table: Table<'_>) -> Delivery {
 }
 
 pub(super) fn spool(mut table: Table<'_>, state_dir: &Path) -> Spool {
+    let directory = directory(&mut table, state_dir);
+    if directory.exists() && !directory.is_dir() {
+        let reason = format!("{} is no folder", directory.display());
+        table.problem("directory", reason, "name a folder; the relay makes it if it is not there");
+    }
     let spool = Spool {
-        directory: directory(&mut table, state_dir),
+        directory,
         max_size: table.size("max_size", ByteSize::gib(10), ByteSize::b(1)..=ByteSize::tib(1024)),
         expire: table.duration("expire", 2 * DAY, SECOND..=YEAR),
         held_expire: table.duration("held_expire", 14 * DAY, SECOND..=YEAR),
