@@ -202,3 +202,51 @@ async fn an_answer_that_is_no_yes_is_none() {
     until(&house, &[State::Done]).await;
     assert_eq!(queue(&house).await[0].maybe_sent, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_stalls_gives_its_lease_back_and_is_delivered_once() {
+    let house = InMemory::build(keep()).await;
+    let mut device = house.device().await;
+    for line in ["MAIL FROM:<a@example.com>", "RCPT TO:<b@example.com>", "DATA"] {
+        device.say(line).await.unwrap();
+    }
+    let leased = || house.relay.pool.connections().leased;
+    device.write("Subject: scan\r\n\r\n".to_owned()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(leased(), 0, "nobody waits for a slow device");
+    let half = "0123456789abcdef\r\n".repeat(5_000);
+    device.write(half.clone()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(leased(), 1, "more than 64 KiB are there");
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert_eq!(leased(), 0, "it says nothing, and the data end without a dot");
+    assert_eq!(house.sandbox.counts().cut.load(Ordering::SeqCst), 1);
+    device.write(half.clone()).await.unwrap();
+    let heard = device.say(".").await.unwrap().to_string();
+    assert!(heard.starts_with("250 2.0.0 ok, id "), "{heard}");
+    let deliveries = house.sandbox.deliveries();
+    assert_eq!(deliveries.len(), 1);
+    assert!(deliveries[0].data.ends_with(format!("\r\n\r\n{half}{half}").as_bytes()));
+    assert!(!house.keeper().queue.incoming().read_dir().unwrap().any(|_| true), "no file was made");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_into_memory_goes_through_a_file_that_is_gone_afterwards() {
+    let delivery = format!("{KEEP}\nreplay_memory = \"100KiB\"");
+    let house = InMemory::build(Plan { delivery: &delivery, ..keep() }).await;
+    let data = format!("Subject: scan\r\n\r\n{}", "0123456789abcdef\r\n".repeat(50_000));
+    let heard = house.device().await.send("a@example.com", &["b@example.com"], data.clone()).await;
+    assert!(heard.unwrap().to_string().starts_with("250 2.0.0 ok, id "));
+    assert!(house.sandbox.deliveries()[0].data.ends_with(data.as_bytes()));
+    house.sandbox.refuse(true);
+    house.sandbox.cut();
+    let heard = house.device().await.send("a@example.com", &["b@example.com"], data.clone()).await;
+    assert!(heard.unwrap().to_string().starts_with("250 2.0.0 queued, id "));
+    assert!(
+        !house.keeper().queue.incoming().read_dir().unwrap().any(|_| true),
+        "it is in its place"
+    );
+    house.sandbox.refuse(false);
+    until(&house, &[State::Done]).await;
+    assert!(house.sandbox.deliveries()[1].data.ends_with(data.as_bytes()));
+}
