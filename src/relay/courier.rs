@@ -106,6 +106,7 @@ impl Courier {
             self.count(now).await?;
         }
         if is_due(&mut self.tidied, TIDY) {
+            self.keeper.budget.forget();
             self.tidy(now).await?;
             self.resume().await;
         }

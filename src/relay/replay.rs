@@ -16,7 +16,7 @@ use std::{
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -32,10 +32,18 @@ const TOGETHER: usize = 8 * 1024;
 /// Octets that are written to the file, and read from it, in one step.
 const STEP: usize = 256 * 1024;
 
+/// Buffers that are kept for the next message: those of a message of 32 MiB.
+const KEPT: usize = 512;
+/// Octets that such a buffer has room for: most of what is asked for while data stream.
+pub const LARGE: usize = 48 * 1024;
+
 /// The memory that all messages may take together.
 #[derive(Debug)]
 pub struct Budget {
     left: AtomicU64,
+    /// Buffers of messages that went through. Memory that is new to the process costs the system more than all
+    /// that is done with it here.
+    kept: Mutex<Vec<BytesMut>>,
 }
 
 /// The mail data of one transaction, in wire form.
@@ -81,7 +89,7 @@ pub struct Cursor {
 impl Budget {
     /// So many octets for all.
     pub fn new(octets: u64) -> Arc<Self> {
-        Arc::new(Self { left: AtomicU64::new(octets) })
+        Arc::new(Self { left: AtomicU64::new(octets), kept: Mutex::default() })
     }
 
     fn reserve(&self, octets: u64) -> bool {
@@ -91,6 +99,36 @@ impl Budget {
 
     fn release(&self, octets: u64) {
         self.left.fetch_add(octets, Ordering::Relaxed);
+    }
+
+    /// An empty buffer that has served before, if there is one.
+    pub fn buffer(&self) -> Option<BytesMut> {
+        self.kept().pop()
+    }
+
+    /// Gives the buffers that are kept back to the system.
+    pub fn forget(&self) {
+        self.kept().clear();
+    }
+
+    /// Keeps the buffers of chunks that nobody else has.
+    fn keep(&self, chunks: Vec<Bytes>) {
+        let mut kept = self.kept();
+        for chunk in chunks {
+            if kept.len() < KEPT
+                && let Ok(mut buffer) = chunk.try_into_mut()
+            {
+                buffer.clear();
+                // The last chunk of several in one buffer has all of it.
+                if buffer.try_reclaim(LARGE) {
+                    kept.push(buffer);
+                }
+            }
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<BytesMut>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -221,6 +259,7 @@ impl Replay {
 impl Drop for Replay {
     fn drop(&mut self) {
         self.budget.release(self.reserved);
+        self.budget.keep(std::mem::take(&mut self.memory));
     }
 }
 
@@ -393,6 +432,29 @@ mod tests {
         drop((first, second));
         assert_eq!(budget.left.load(Ordering::Relaxed), 10_000);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no file is left");
+    }
+
+    #[tokio::test]
+    async fn buffers_serve_again_once_nobody_has_a_part_of_them() {
+        let (folder, budget) = (tempfile::tempdir().unwrap(), Budget::new(1 << 20));
+        let mut buffer = BytesMut::with_capacity(64 * 1024);
+        buffer.extend_from_slice(&[b'a'; 60_000]);
+        let memory = buffer.as_ptr();
+        let (first, second) = (buffer.split_to(20_000).freeze(), buffer.split().freeze());
+        drop(buffer);
+        let mut replay = Replay::new(folder.path(), "k3.1", 1 << 20, Arc::clone(&budget));
+        replay.push(first.clone()).await.unwrap();
+        replay.push(second).await.unwrap();
+        drop(replay);
+        assert!(budget.buffer().is_none(), "somebody has a part");
+        let mut replay = Replay::new(folder.path(), "k3.2", 1 << 20, Arc::clone(&budget));
+        replay.push(first).await.unwrap();
+        drop(replay);
+        let again = budget.buffer().unwrap();
+        assert!(again.is_empty() && again.capacity() >= LARGE && again.as_ptr() == memory);
+        budget.keep(vec![again.freeze()]);
+        budget.forget();
+        assert!(budget.buffer().is_none());
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use crate::{
         attempt::{self, Letter, Manner, Outcome},
         keeper::Keeper,
         pace::{self, Pace, Progress},
-        replay::Replay,
+        replay::{LARGE, Replay},
     },
     smarthost::connection::{Lost, LostCause},
     spool::queue::QueueError,
@@ -172,6 +172,15 @@ impl Driver {
         {
             tracing::error!(%error, "mail data cannot be kept: {}", self.id);
             incoming.replay = None;
+        }
+        // What was read stays in the replay: the next read is given room that has served before, if there is any.
+        let room = self.framed.read_buffer_mut();
+        if room.is_empty()
+            && room.capacity() < LARGE
+            && let Some(budget) = self.relay.keeper.as_ref().map(|keeper| &keeper.budget)
+            && let Some(buffer) = budget.buffer()
+        {
+            *room = buffer;
         }
         let size = incoming.replay.as_ref().map_or(0, Replay::size);
         match &mut incoming.upload {
