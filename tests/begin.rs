@@ -20,7 +20,7 @@ use smtp_uplift::{
     smarthost::{
         Target,
         connection::{Lost, LostCause},
-        pool::{Lease, Lifetime, Pool},
+        pool::{Lease, Lifetime, Pool, Who},
         transaction::{Begun, StepError},
     },
     telemetry::{
@@ -62,14 +62,14 @@ impl Smarthost {
             let address = ([127, 0, 0, 1], 25).into();
             Box::pin(std::future::ready(Ok((Box::new(ours) as _, address))))
         }));
-        let target = Target::with_dialler(&config, dialler).unwrap();
+        let target = Target::with_dialler(&config, &config.mailboxes[0], dialler).unwrap();
         let (metrics, transcripts) = (Metrics::new("none"), Transcripts::new(Keep::All));
         let pool = Pool::new(target, 1, Lifetime::default(), metrics, transcripts, tracker.clone());
         Self { pool, heard, tracker, _folder: folder }
     }
 
     async fn lease(&self) -> Lease {
-        self.pool.lease(WAIT).await.unwrap()
+        self.pool.lease(&Who::Spool, 1, WAIT).await.unwrap()
     }
 
     async fn begin(&self, from: &str, to: &[&str], pipelined: bool) -> Result<Begun, StepError> {

@@ -249,7 +249,8 @@ fn defaults_are_those_of_the_interface() {
             accept_any_credentials: false,
             line_endings: LineEndings::Normalise,
             hide: vec![],
-            allow: AccessList::default()
+            allow: AccessList::default(),
+            mailbox: None
         }]
     );
     assert_eq!(
@@ -274,13 +275,14 @@ fn defaults_are_those_of_the_interface() {
             tls_backend: TlsBackend::Rustls,
             ca_file: None,
             replies_file: None,
-            lease_wait: seconds(5)
+            lease_wait: seconds(5),
+            client: None
         }
     );
-    assert_eq!(config.mailbox.address, "scanner@office.test");
-    assert_eq!(config.mailbox.username, "scanner@office.test");
-    assert_eq!(config.mailbox.max_connections, 3);
-    let MailboxAuth::Login { password } = config.mailbox.auth else {
+    assert_eq!(config.mailboxes[0].address, "scanner@office.test");
+    assert_eq!(config.mailboxes[0].username, "scanner@office.test");
+    assert_eq!(config.mailboxes[0].max_connections, 3);
+    let MailboxAuth::Login { password } = config.mailboxes[0].auth.clone() else {
         panic!("password means login")
     };
     assert_eq!(password.path(), Some(folder.path().join("pw").as_path()));
@@ -339,8 +341,11 @@ fn everything_said() {
         (config.smarthost.tls, config.smarthost.tls_min),
         (SmarthostTls::None, TlsMin::V1_3)
     );
-    assert_eq!(config.mailbox.username, "scanner@example.onmicrosoft.com");
-    let MailboxAuth::XOAuth2 { token } = &config.mailbox.auth else { panic!("xoauth2") };
+    assert_eq!(config.mailboxes[0].username, "scanner@example.onmicrosoft.com");
+    let MailboxAuth::XOAuth2 { token: TokenSource::Ready(token) } = &config.mailboxes[0].auth
+    else {
+        panic!("xoauth2")
+    };
     assert_eq!(token.path().unwrap().file_name().unwrap(), "token");
     assert_eq!(
         config.delivery,
@@ -439,7 +444,8 @@ fn secrets_never_show() {
         assert!(!shown.contains("sesame"), "{shown}");
         let (MailboxAuth::Login { password: held }
         | MailboxAuth::Plain { password: held }
-        | MailboxAuth::XOAuth2 { token: held }) = &loaded.config.mailbox.auth
+        | MailboxAuth::XOAuth2 { token: TokenSource::Ready(held) }) =
+            &loaded.config.mailboxes[0].auth
         else {
             panic!("it logs in")
         };
@@ -469,7 +475,9 @@ fn secrets_never_show() {
 fn secrets_are_read_anew_each_time() {
     let folder = folder();
     let loaded = parse_in(&folder, MINIMAL).unwrap();
-    let MailboxAuth::Login { password } = loaded.config.mailbox.auth else { panic!("login") };
+    let MailboxAuth::Login { password } = loaded.config.mailboxes[0].auth.clone() else {
+        panic!("login")
+    };
     assert_eq!(password.load().unwrap().expose_secret(), "sesame-pw");
     fs::write(folder.path().join("pw"), "changed\r\n").unwrap();
     assert_eq!(password.load().unwrap().expose_secret(), "changed");
@@ -568,7 +576,7 @@ level = "warn"
     );
     let Loaded { config, warnings } = parse_in(&folder, &text).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
-    assert_eq!((config.listeners.len(), config.mailbox.max_connections), (2, 20));
+    assert_eq!((config.listeners.len(), config.mailboxes[0].max_connections), (2, 20));
 }
 
 /// A placeholder is no fault where nothing real is sent to, nor is a name that only looks like one.

@@ -311,7 +311,7 @@ async fn a_port_that_refuses_is_told_from_one_that_is_filtered() {
 async fn a_name_without_addresses_is_told() {
     let practice = Practice::new(Scenario::default(), Plan::default()).await;
     let mut config = config::load(&practice.folder.path().join("relay.toml")).unwrap().config;
-    let mut target = Target::new(&config).unwrap();
+    let mut target = Target::new(&config, &config.mailboxes[0]).unwrap();
     // Looking a name up would ask somebody outside; the empty one asks nobody.
     config.smarthost.host.clear();
     target.smarthost = config.smarthost;

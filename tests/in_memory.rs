@@ -16,7 +16,7 @@ use common::{
 };
 use smtp_uplift::{
     sandbox::scenario::Scenario,
-    smarthost::pool::{Lease, LeaseError, Lifetime, Pool},
+    smarthost::pool::{Lease, LeaseError, Lifetime, Pool, Who},
 };
 use tokio::{task::yield_now, time::sleep};
 
@@ -147,7 +147,7 @@ async fn in_the_data_it_may_say_something_close_stop_or_be_slow() {
 /// As many leases as there are to be had at once.
 async fn leases(pool: &Arc<Pool>) -> Vec<Lease> {
     let mut leases = Vec::new();
-    while let Ok(lease) = pool.lease(seconds(2)).await {
+    while let Ok(lease) = pool.lease(&Who::Spool, 1, seconds(2)).await {
         leases.push(lease);
     }
     leases
@@ -201,16 +201,16 @@ async fn lowering_ends_with_the_relay_and_lends_nothing_back_that_it_never_had()
 #[tokio::test(start_paused = true)]
 async fn in_a_pause_nothing_is_lent() {
     let (_sandbox, pool, _folder) = pool(Scenario::default(), 2, Lifetime::default());
-    pool.lease(seconds(5)).await.unwrap().park();
+    pool.lease(&Who::Spool, 1, seconds(5)).await.unwrap().park();
     pool.pause(seconds(60));
     pool.pause(seconds(10));
-    let (lease, took) = timed(pool.lease(seconds(5))).await;
+    let (lease, took) = timed(pool.lease(&Who::Spool, 1, seconds(5))).await;
     let Err(LeaseError::Paused(left)) = lease else { panic!("lent") };
     assert_eq!((left, took), (seconds(60), seconds(0)));
-    let (lease, took) = timed(pool.lease(seconds(90))).await;
+    let (lease, took) = timed(pool.lease(&Who::Spool, 1, seconds(90))).await;
     lease.unwrap().park();
     assert!(about(took, seconds(60)), "{took:?}");
-    let (lease, took) = timed(pool.lease(seconds(5))).await;
+    let (lease, took) = timed(pool.lease(&Who::Spool, 1, seconds(5))).await;
     lease.unwrap().park();
     assert_eq!(took, seconds(0), "it is over");
 }
@@ -228,9 +228,9 @@ async fn a_device_hears_of_a_pause_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_pause_is_heard_by_those_who_wait_already() {
     let (_sandbox, pool, _folder) = pool(Scenario::default(), 1, Lifetime::default());
-    let lent = pool.lease(seconds(5)).await.unwrap();
-    let (short, long) = tokio::join!(timed(pool.lease(seconds(5))), async {
-        let (long, ()) = tokio::join!(timed(pool.lease(seconds(90))), async {
+    let lent = pool.lease(&Who::Spool, 1, seconds(5)).await.unwrap();
+    let (short, long) = tokio::join!(timed(pool.lease(&Who::Spool, 1, seconds(5))), async {
+        let (long, ()) = tokio::join!(timed(pool.lease(&Who::Spool, 1, seconds(90))), async {
             yield_now().await;
             sleep(seconds(2)).await;
             pool.pause(seconds(60));
@@ -248,7 +248,7 @@ async fn after_a_refused_login_the_next_one_is_not_admitted_for_a_while() {
     let scenario = fault("stage = 'auth'\nreply = '451 4.7.0 Temporary server error. PRX4'");
     let (_sandbox, pool, _folder) = pool(scenario, 1, Lifetime::default());
     assert!(pool.admits_login());
-    assert!(pool.lease(seconds(5)).await.is_err());
+    assert!(pool.lease(&Who::Spool, 1, seconds(5)).await.is_err());
     assert!(!pool.admits_login());
     sleep(seconds(61)).await;
     assert!(pool.admits_login());

@@ -16,7 +16,7 @@ use smtp_uplift::{
     sandbox::{Sandbox, scenario::Scenario},
     smarthost::{
         Target,
-        pool::{Lifetime, Pool},
+        pool::{Lifetime, Pool, Who},
     },
     telemetry::{
         metrics::Metrics,
@@ -130,13 +130,13 @@ async fn a_connection_that_is_idle_or_old_is_not_lent_again() {
         (Lifetime { idle: day, age: short }, 2),
     ] {
         let (sandbox, pool, _folder) = pool(Scenario::default(), lifetime).await;
-        let lease = pool.lease(day).await.unwrap();
+        let lease = pool.lease(&Who::Spool, 1, day).await.unwrap();
         let born = tokio::time::Instant::now();
         lease.park();
         while born.elapsed() <= short {
             tokio::time::sleep(short).await;
         }
-        pool.lease(day).await.unwrap().park();
+        pool.lease(&Who::Spool, 1, day).await.unwrap().park();
         assert_eq!(
             sandbox.counts().connections.load(Ordering::SeqCst),
             connections,
@@ -153,7 +153,7 @@ async fn pool(scenario: Scenario, lifetime: Lifetime) -> (Sandbox, Arc<Pool>, Te
     let port = sandbox.address().port();
     let text = common::configuration(&Plan::default(), port, sandbox.certificate(), folder.path());
     let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
-    let target = Target::new(&config).unwrap();
+    let target = Target::new(&config, &config.mailboxes[0]).unwrap();
     (
         sandbox,
         Pool::new(
@@ -186,7 +186,10 @@ async fn connections_with_a_former_password_are_not_lent_again() {
     let idle = Duration::from_secs(6);
     let lifetime = Lifetime { idle, age: idle };
     let (sandbox, pool, folder) = pool(Scenario::default(), lifetime).await;
-    let (one, two) = (pool.lease(idle).await.unwrap(), pool.lease(idle).await.unwrap());
+    let (one, two) = (
+        pool.lease(&Who::Spool, 1, idle).await.unwrap(),
+        pool.lease(&Who::Spool, 1, idle).await.unwrap(),
+    );
     one.park();
     let began = tokio::time::Instant::now();
     fs::write(folder.path().join("password"), "the new one").unwrap();
@@ -195,7 +198,7 @@ async fn connections_with_a_former_password_are_not_lent_again() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     two.park();
-    pool.lease(idle).await.unwrap().park();
+    pool.lease(&Who::Spool, 1, idle).await.unwrap().park();
     assert_eq!(sandbox.counts().connections.load(Ordering::SeqCst), 3, "the lent one was kept");
 }
 
@@ -206,10 +209,10 @@ async fn a_ca_file_is_read_again_when_it_has_changed() {
     let good = fs::read(folder.path().join("sandbox.crt")).unwrap();
     let other = Identity::make(&["other.example"]).unwrap().certificate.to_pem().unwrap();
     let wait = Duration::from_secs(10);
-    let one = pool.lease(wait).await.unwrap();
+    let one = pool.lease(&Who::Spool, 1, wait).await.unwrap();
     for (roots, trusted) in [(&other[..], false), (b"half a file", false), (&good[..], true)] {
         fs::write(folder.path().join("sandbox.crt"), roots).unwrap();
-        let lease = pool.lease(wait).await;
+        let lease = pool.lease(&Who::Spool, 1, wait).await;
         assert_eq!(lease.is_ok(), trusted, "{:?}", lease.map(|_| ()));
     }
     drop(one);
@@ -223,18 +226,22 @@ async fn a_refused_password_is_presented_again_only_by_the_operators_word() {
     let refused = || sandbox.counts().refused_logins.load(Ordering::SeqCst);
     let wait = Duration::from_secs(10);
     for _ in 0..3 {
-        assert!(pool.lease(wait).await.is_err());
+        assert!(pool.lease(&Who::Spool, 1, wait).await.is_err());
     }
     assert_eq!(refused(), 1);
     pool.try_again();
-    let said = pool.lease(wait).await.map(|_| ()).unwrap_err().to_string();
+    let said = pool.lease(&Who::Spool, 1, wait).await.map(|_| ()).unwrap_err().to_string();
     assert!(said.contains("535 5.7.139"), "{said}");
-    let said = pool.lease(wait).await.map(|_| ()).unwrap_err().to_string();
+    let said = pool.lease(&Who::Spool, 1, wait).await.map(|_| ()).unwrap_err().to_string();
     assert!(said.contains("not tried again with this secret"), "{said}");
     assert_eq!(refused(), 2);
     // A new secret is tried once, however many ask for it at a time.
     fs::write(folder.path().join("password"), "wrong as well").unwrap();
-    let (one, two, three) = tokio::join!(pool.lease(wait), pool.lease(wait), pool.lease(wait));
+    let (one, two, three) = tokio::join!(
+        pool.lease(&Who::Spool, 1, wait),
+        pool.lease(&Who::Spool, 1, wait),
+        pool.lease(&Who::Spool, 1, wait)
+    );
     assert!(one.is_err() && two.is_err() && three.is_err());
     assert_eq!(refused(), 3);
 }
@@ -248,8 +255,8 @@ async fn a_login_that_is_refused_for_a_while_waits_and_one_that_was_not_judged_d
         let scenario = fault(&format!("stage = \"auth\"\nreply = {reply:?}"));
         let (sandbox, pool, _folder) = pool(scenario, Lifetime::default()).await;
         let wait = Duration::from_secs(10);
-        assert!(pool.lease(wait).await.is_err());
-        let said = pool.lease(wait).await.map(|_| ()).unwrap_err().to_string();
+        assert!(pool.lease(&Who::Spool, 1, wait).await.is_err());
+        let said = pool.lease(&Who::Spool, 1, wait).await.map(|_| ()).unwrap_err().to_string();
         assert_eq!(said.contains("not tried again for another "), connections == 1, "{said}");
         assert_eq!(sandbox.counts().connections.load(Ordering::SeqCst), connections, "{reply}");
     }

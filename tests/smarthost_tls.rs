@@ -41,8 +41,8 @@ async fn connect(port: u16, certificate: Option<&[u8]>, lines: &str) -> Result<S
          [[mailbox]]\naddress = \"scanner@example.com\"\nauth = \"none\"\n[delivery]\nmode = \"stream\"\n"
     );
     let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
-    let target = Target::new(&config).unwrap();
-    let (login, _) = target.login().unwrap();
+    let target = Target::new(&config, &config.mailboxes[0]).unwrap();
+    let (login, _) = target.login().await.unwrap();
     let journal = Journal::new(&target, Metrics::new("test"));
     match Connection::open(&target, login, &journal, &Transcript::default()).await {
         Ok(connection) => Ok(connection.tls().unwrap().to_string()),

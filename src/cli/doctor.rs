@@ -35,7 +35,7 @@ pub(super) async fn run(args: Args) -> u8 {
             format!("--send-test {address:?} is not an address; for example you@example.com");
         return complain(&wrong, super::USAGE);
     }
-    let mut target = match Target::new(&loaded.config) {
+    let mut target = match Target::new(&loaded.config, &loaded.config.mailboxes[0]) {
         Ok(target) => target,
         Err(error) => return complain(&error, CONFIGURATION),
     };
@@ -47,7 +47,7 @@ pub(super) async fn run(args: Args) -> u8 {
         findings.push(finding);
     };
     tell(configuration(&path.display().to_string(), &loaded.warnings));
-    let mailbox = &loaded.config.mailbox;
+    let mailbox = &loaded.config.mailboxes[0];
     let named = mailbox.send_as.iter().filter(|sender| !sender.contains('*'));
     let senders: Vec<String> = std::iter::once(&mailbox.address).chain(named).cloned().collect();
     let complete =

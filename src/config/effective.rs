@@ -13,7 +13,7 @@ use toml::Value;
 
 use super::{
     Admin, CertificateFiles, Config, Delivery, Limits, Listener, Log, Mailbox, MailboxAuth,
-    NoticeWay, Notices, Smarthost, Spool, word::Word as _,
+    NoticeWay, Notices, Smarthost, Spool, TokenSource, word::Word as _,
 };
 
 impl Config {
@@ -31,7 +31,8 @@ impl Config {
             limits,
             users_file,
             smarthost,
-            mailbox,
+            mailboxes,
+            devices: _,
             delivery,
             spool,
             notices,
@@ -60,7 +61,9 @@ impl Config {
             page.path("users_file", path);
         }
         self::smarthost(&mut page, smarthost);
-        self::mailbox(&mut page, mailbox);
+        for each in mailboxes {
+            mailbox(&mut page, each);
+        }
         // What has no field yet has one value that is taken; later defaults may differ.
         page.section("[sender]");
         page.text("rewrite", "keep");
@@ -102,6 +105,7 @@ fn listener(page: &mut Page, listener: &Listener) {
         line_endings,
         hide,
         allow,
+        mailbox: _,
     } = listener;
     page.section("[[listener]]");
     page.text("name", name);
@@ -141,8 +145,17 @@ fn limits(page: &mut Page, limits: &Limits) {
 }
 
 fn smarthost(page: &mut Page, smarthost: &Smarthost) {
-    let Smarthost { host, port, tls, tls_min, tls_backend, ca_file, replies_file, lease_wait } =
-        smarthost;
+    let Smarthost {
+        host,
+        port,
+        tls,
+        tls_min,
+        tls_backend,
+        ca_file,
+        replies_file,
+        lease_wait,
+        client: _,
+    } = smarthost;
     page.section("[smarthost]");
     page.text("host", host);
     page.bare("port", port);
@@ -159,7 +172,17 @@ fn smarthost(page: &mut Page, smarthost: &Smarthost) {
 }
 
 fn mailbox(page: &mut Page, mailbox: &Mailbox) {
-    let Mailbox { address, username, auth, max_connections, send_as } = mailbox;
+    let Mailbox {
+        address,
+        username,
+        auth,
+        max_connections,
+        messages_per_minute,
+        recipients_per_day,
+        message_size: _,
+        send_as,
+        smarthost: _,
+    } = mailbox;
     page.section("[[mailbox]]");
     page.text("address", address);
     page.text("username", username);
@@ -176,10 +199,10 @@ fn mailbox(page: &mut Page, mailbox: &Mailbox) {
         page.bare("password", password.to_toml());
     }
     page.bare("max_connections", max_connections);
-    page.bare("messages_per_minute", 0);
-    page.bare("recipients_per_day", 0);
+    page.bare("messages_per_minute", messages_per_minute);
+    page.bare("recipients_per_day", recipients_per_day);
     page.list("send_as", send_as);
-    if let MailboxAuth::XOAuth2 { token } = auth {
+    if let MailboxAuth::XOAuth2 { token: TokenSource::Ready(token) } = auth {
         page.section("[mailbox.oauth]");
         page.bare("token", token.to_toml());
     }

@@ -26,6 +26,8 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use crate::{
     policy::{AccessList, DeviceAuth, ListenerTls, TlsProfile},
     proto::limits::LineEndings,
@@ -131,8 +133,10 @@ pub struct Config {
     pub users_file: Option<PathBuf>,
     /// The server that we submit to.
     pub smarthost: Smarthost,
-    /// The account that we submit with.
-    pub mailbox: Mailbox,
+    /// The accounts that we submit with; at least one.
+    pub mailboxes: Vec<Mailbox>,
+    /// What is known of single devices; the first that matches counts.
+    pub devices: Vec<Device>,
     /// How a message goes from device to smarthost.
     pub delivery: Delivery,
     /// What is kept when it cannot go there at once.
@@ -178,6 +182,28 @@ pub struct Listener {
     pub hide: Vec<String>,
     /// Who may connect.
     pub allow: AccessList,
+    /// The address of the mailbox that its devices send through; `None`: any.
+    pub mailbox: Option<String>,
+}
+
+/// What is known of one device, or of several alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name in logs.
+    pub name: String,
+    /// How it is told from others.
+    pub who: DeviceMatch,
+    /// The address of the mailbox that it sends through; `None`: any.
+    pub mailbox: Option<String>,
+}
+
+/// How a device is told from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceMatch {
+    /// By where it connects from.
+    Network(IpNet),
+    /// By the name that it logs in with.
+    Login(String),
 }
 
 /// Paths of a certificate chain and its key, both PEM.
@@ -227,6 +253,8 @@ pub struct Smarthost {
     pub replies_file: Option<PathBuf>,
     /// How long a transaction waits for a connection: dialling, TLS and login included.
     pub lease_wait: Duration,
+    /// What we show in the handshake, where the server asks for a certificate.
+    pub client: Option<CertificateFiles>,
 }
 
 /// When TLS with the smarthost begins.
@@ -272,17 +300,25 @@ pub struct Mailbox {
     pub auth: MailboxAuth,
     /// Connections to the smarthost at a time.
     pub max_connections: usize,
+    /// Messages in any minute; 0 means any number.
+    pub messages_per_minute: u32,
+    /// Recipients in any 24 hours; 0 means any number.
+    pub recipients_per_day: u32,
+    /// Octets of a message that it may send; `None`: what the smarthost says.
+    pub message_size: Option<u64>,
     /// Senders that it may use besides its own address; `*@domain` stands for a domain.
     pub send_as: Vec<String>,
+    /// The server that it submits to: that of the configuration, but for what it has of its own.
+    pub smarthost: Smarthost,
 }
 
 /// How the mailbox logs in.
 #[derive(Debug, Clone)]
 pub enum MailboxAuth {
-    /// XOAUTH2 with a ready access token.
+    /// XOAUTH2 with an access token.
     XOAuth2 {
-        /// The access token.
-        token: Secret,
+        /// Where it comes from.
+        token: TokenSource,
     },
     /// LOGIN, and PLAIN where LOGIN is not offered.
     Login {
@@ -296,6 +332,62 @@ pub enum MailboxAuth {
     },
     /// Not at all.
     None,
+}
+
+/// Where an access token comes from.
+#[derive(Debug, Clone)]
+pub enum TokenSource {
+    /// Somebody else gets it and writes it there.
+    Ready(Secret),
+    /// The relay asks the identity platform for it.
+    OAuth(OAuth),
+}
+
+/// How the relay gets access tokens (RFC 6749).
+#[derive(Debug, Clone)]
+pub struct OAuth {
+    /// On whose behalf.
+    pub flow: OAuthFlow,
+    /// The tenant: its id or one of its domains.
+    pub tenant: String,
+    /// The application's id, as its registration shows it.
+    pub client_id: String,
+    /// What the application proves itself with; `None` for a public one, which only people sign in with.
+    pub client: Option<ClientProof>,
+    /// Where tokens are had: `https://login.microsoftonline.com/TENANT/oauth2/v2.0/token` or the operator's.
+    pub token_url: String,
+    /// What they are for.
+    pub scope: String,
+    /// The first refresh token, if somebody has had one elsewhere; its successors lie in `state_dir`.
+    pub refresh_token: Option<Secret>,
+    /// When the client secret ends, as far as the operator knows.
+    pub client_secret_expires: Option<jiff::civil::Date>,
+}
+
+/// On whose behalf a token is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OAuthFlow {
+    /// The application's own (RFC 6749 section 4.4).
+    ClientCredentials,
+    /// That of somebody who signs in with `smtp-uplift login`: with a code on another device (RFC 8628), or in a
+    /// browser (RFC 7636).
+    DeviceCode,
+    /// As before, and `refresh_token` may stand in for the first sign-in (RFC 6749 section 6).
+    RefreshToken,
+}
+
+/// What an application proves itself with.
+#[derive(Debug, Clone)]
+pub enum ClientProof {
+    /// A secret.
+    Secret(Secret),
+    /// A signed assertion (RFC 7523).
+    Certificate {
+        /// The certificate that the registration knows, PEM.
+        certificate: PathBuf,
+        /// Its key, PEM: more than one line.
+        private_key: Secret,
+    },
 }
 
 /// How a message goes from device to smarthost.

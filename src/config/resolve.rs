@@ -50,7 +50,7 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
         listener::listeners(&mut root, users_given, admin.as_ref().map(|admin| admin.address));
     let limits = limits(root.section_or_empty("limits"));
     let smarthost = smarthost(root.section_or_empty("smarthost"));
-    let mailbox = mailbox::mailbox(&mut root, &smarthost.host);
+    let mailboxes = mailbox::mailboxes(&mut root, &smarthost);
     sender(root.section_or_empty("sender"));
     let delivery = spool::delivery(root.section_or_empty("delivery"));
     let spool = spool::spool(root.section_or_empty("spool"), &state_dir);
@@ -68,7 +68,8 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
         limits,
         users_file,
         smarthost,
-        mailbox: mailbox?,
+        mailboxes,
+        devices: Vec::new(),
         delivery,
         spool,
         notices,
@@ -204,6 +205,7 @@ fn smarthost(mut table: Table<'_>) -> Smarthost {
         ca_file,
         replies_file,
         lease_wait,
+        client: None,
     }
 }
 

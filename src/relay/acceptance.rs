@@ -136,6 +136,7 @@ impl Acceptance<'_> {
         self.transaction.attempts += 1;
         let left = self.deadline.saturating_duration_since(Instant::now());
         let manner = Manner {
+            who: self.transaction.who(),
             lease: self.relay.lease_wait.min(left),
             step: left,
             one_by_one,

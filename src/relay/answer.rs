@@ -106,6 +106,11 @@ pub fn no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Reply {
             Enhanced(4, 3, 2),
             "all connections to the smarthost are busy; try again",
         ),
+        LeaseError::Spent(spent) => Reply::new(
+            451,
+            Enhanced(4, 3, 2),
+            format!("the mailbox has sent its {} {}; try again later", spent.count, spent.what),
+        ),
         LeaseError::Paused(_) => Reply::new(
             451,
             Enhanced(4, 3, 2),
@@ -126,7 +131,7 @@ pub fn no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Reply {
             OpenError::Refused(Refusal::Reply(..)) => {
                 waiting_for_operator("the smarthost does not let us in")
             }
-            OpenError::Secret(_) => waiting_for_operator("the mailbox's secret cannot be read"),
+            OpenError::Login(_) => waiting_for_operator("there is nothing to log in with"),
             _ => Reply::new(451, Enhanced(4, 4, 1), "the smarthost cannot be reached; try again"),
         },
     }

@@ -31,7 +31,7 @@ use crate::{
     },
     smarthost::{
         connection::Lost,
-        pool::{Lease, LeaseError, Pool},
+        pool::{Lease, LeaseError, Pool, Who},
         transaction::{Begun, DataTransfer, StepError},
     },
     spool::store::point,
@@ -53,6 +53,8 @@ pub struct Letter {
 /// How an attempt is made.
 #[derive(Clone)]
 pub struct Manner {
+    /// Who asks for it.
+    pub who: Who,
     /// How long a lease is waited for.
     pub lease: Duration,
     /// How long each reply before the dot, and each step of the data, may take.
@@ -121,7 +123,11 @@ impl Letter {
 pub async fn open(pool: Arc<Pool>, letter: Letter, manner: Manner) -> Result<Opened, Outcome> {
     debug_assert!(!letter.recipients().is_empty(), "nobody to send to");
     loop {
-        let mut lease = pool.lease(manner.lease).await.map_err(Outcome::NoLease)?;
+        let mut lease = {
+            let recipients = letter.recipients().len();
+            let leased = pool.lease(&manner.who, recipients, manner.lease).await;
+            leased.map_err(Outcome::NoLease)?
+        };
         lease.write_down(&manner.transcript);
         let kept = lease.connection().is_used();
         match begin(lease, &letter, &manner).await {

@@ -66,7 +66,7 @@ pub fn of_no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Course {
             })
         }
         (LeaseError::Open(error), None) => match &**error {
-            OpenError::Secret(_) => Course::Hold(Hold::Credential),
+            OpenError::Login(_) => Course::Hold(Hold::Credential),
             OpenError::Refused(_) => Course::Hold(Hold::Smarthost),
             OpenError::Dial(_) | OpenError::Tls(_) | OpenError::Lost(_) => {
                 Course::Wait(Trouble::Passing)

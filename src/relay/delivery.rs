@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     proto::{envelope::Envelope, param::MailParams, path::ForwardPath},
-    smarthost::pool::LeaseError,
+    smarthost::pool::{LeaseError, Who},
     spool::{
         queue::{Hold, Leased, NewNotice, Queue as _, RecipientState, Settlement, Standing, State},
         store::point,
@@ -239,6 +239,7 @@ pub async fn deliver(
     let matter = Matter::of(&leased, &sender, leased.attempts + 1);
     let transcript = relay.transcripts.begin();
     let manner = Manner {
+        who: Who::Spool,
         lease: LEASE,
         step: STEP,
         one_by_one: was_misunderstood(&leased.reason),

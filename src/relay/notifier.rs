@@ -30,7 +30,7 @@ use crate::{
     },
     smarthost::{
         connection::OpenError,
-        pool::{LeaseError, Pool},
+        pool::{LeaseError, Pool, Who},
     },
     spool::queue::{Body, NewMessage, Notice, Queue as _, QueueError, Recipient, RecipientState},
     telemetry::transcript::Transcript,
@@ -228,6 +228,7 @@ impl Notifier {
         let body = Body::Chunks(vec![Bytes::from(message)]);
         let mut replay = Replay::stored(body).map_err(|error| error.to_string())?;
         let manner = Manner {
+            who: Who::Spool,
             lease: PROGRAM,
             step: PROGRAM,
             one_by_one: false,

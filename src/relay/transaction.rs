@@ -11,7 +11,7 @@ use crate::{
     proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
     smarthost::{
         connection::Lost,
-        pool::Lease,
+        pool::{Lease, Who},
         transaction::{DataTransfer, MailTransaction, StepError},
     },
     spool::queue::Standing,
@@ -125,6 +125,11 @@ impl Transaction {
     /// The device, as logs name it.
     pub fn device(&self) -> String {
         self.origin.peer.to_string()
+    }
+
+    /// As whom it asks for a lease.
+    pub fn who(&self) -> Who {
+        Who::Device(self.device().into())
     }
 
     /// The listener's name.
@@ -281,7 +286,7 @@ impl Transaction {
     async fn lease(&mut self, relay: &Relay) -> Result<Lease, Reply> {
         let began = Instant::now();
         self.attempts = 1;
-        let lease = relay.pool.lease(relay.lease_wait).await;
+        let lease = relay.pool.lease(&self.who(), 1, relay.lease_wait).await;
         self.waited += began.elapsed();
         match lease {
             Ok(mut lease) => {

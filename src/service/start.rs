@@ -84,7 +84,7 @@ impl StartError {
 impl Service {
     /// Finds what [`Service::start`] would find, without binding an address or writing a file.
     pub async fn check(config: &Config) -> Result<(), StartError> {
-        Target::new(config)?;
+        Target::new(config, &config.mailboxes[0])?;
         accounts(config)?;
         Certificate::check(config, &Metrics::new(server_tls::library_version())).await
     }
@@ -97,7 +97,7 @@ impl Service {
             openssl = server_tls::library_version(),
             "starting"
         );
-        let target = Target::new(&config)?;
+        let target = Target::new(&config, &config.mailboxes[0])?;
         let (doors, certificate) = Certificate::show(&config, &metrics).await?;
         let mut bound = Vec::new();
         for door in doors {

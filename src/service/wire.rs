@@ -58,7 +58,7 @@ pub async fn wire(
     });
     let pool = Pool::new(
         target,
-        config.mailbox.max_connections,
+        config.mailboxes[0].max_connections,
         Lifetime::default(),
         metrics.clone(),
         Arc::clone(&transcripts),
@@ -99,7 +99,7 @@ async fn keeper(
         return Ok(None);
     }
     let queue = Store::open(&settings.directory, settings.max_size, metrics.clone())?;
-    let mailboxes = [config.mailbox.address.clone()];
+    let mailboxes = [config.mailboxes[0].address.clone()];
     queue.adopt(&mailboxes, clock.now()).await.map_err(|error| StartError::Adopt {
         directory: settings.directory.clone(),
         cause: error,
@@ -115,7 +115,7 @@ async fn keeper(
         wake: Notify::new(),
         away: Mutex::default(),
         stopped: Mutex::default(),
-        patient: Semaphore::new(config.mailbox.max_connections.min(PATIENT)),
+        patient: Semaphore::new(config.mailboxes[0].max_connections.min(PATIENT)),
         metrics: metrics.clone(),
     }))
 }
@@ -130,17 +130,19 @@ fn notifier(
     let mut servers = Vec::new();
     if let Some(config::Notices { way: NoticeWay::Smtp { host, port }, .. }) = &config.notices {
         for tls in [SmarthostTls::StartTls, SmarthostTls::None] {
-            let mut other = config.clone();
-            other.smarthost = config::Smarthost {
-                host: host.clone(),
-                port: *port,
-                tls,
-                ..config.smarthost.clone()
+            let server = config::Mailbox {
+                address: "notices".to_owned(),
+                auth: MailboxAuth::None,
+                smarthost: config::Smarthost {
+                    host: host.clone(),
+                    port: *port,
+                    tls,
+                    ..config.smarthost.clone()
+                },
+                ..config.mailboxes[0].clone()
             };
-            other.mailbox.address = "notices".to_owned();
-            other.mailbox.auth = MailboxAuth::None;
             servers.push(Pool::new(
-                Target::new(&other)?,
+                Target::new(config, &server)?,
                 1,
                 Lifetime::default(),
                 relay.metrics.clone(),
@@ -149,7 +151,7 @@ fn notifier(
             ));
         }
     }
-    Ok(Notifier::new(config.mailbox.address.clone(), config.hostname.clone(), servers))
+    Ok(Notifier::new(config.mailboxes[0].address.clone(), config.hostname.clone(), servers))
 }
 
 /// The listeners of a configuration without their sockets, each with its promise proven; the certificate is the

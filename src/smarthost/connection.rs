@@ -11,10 +11,10 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
-use super::{Target, classify::class::Scope, journal::Journal};
+use super::{LoginError, Target, classify::class::Scope, journal::Journal};
 use crate::{
     codec::client::ClientCodec,
-    config::{SecretError, SmarthostTls},
+    config::SmarthostTls,
     proto::{
         capabilities::Capabilities,
         client::{Next, Opening, Refusal, Security, Stage},
@@ -76,9 +76,9 @@ pub enum OpenError {
     /// The connection broke.
     #[error(transparent)]
     Lost(#[from] Lost),
-    /// The password or token cannot be read.
-    #[error("the mailbox's secret cannot be read: {0}")]
-    Secret(#[from] SecretError),
+    /// There is nothing to log in with.
+    #[error(transparent)]
+    Login(#[from] LoginError),
 }
 
 /// A connection that broke, and where.
@@ -122,7 +122,7 @@ impl OpenError {
             Self::Tls(_) => Stage::Tls,
             Self::Refused(Refusal::Reply(stage, _)) => *stage,
             Self::Refused(Refusal::NoStartTls) => Stage::StartTls,
-            Self::Refused(Refusal::NoMechanism) | Self::Secret(_) => Stage::Auth,
+            Self::Refused(Refusal::NoMechanism) | Self::Login(_) => Stage::Auth,
             Self::Lost(lost) => lost.stage,
         }
     }

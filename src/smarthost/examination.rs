@@ -93,7 +93,7 @@ impl Walk<'_> {
         let addresses = self.names().await?;
         let (io, address) = self.tcp(&addresses).await?;
         let first = self.secured(io, address).await?;
-        self.login_offered(&first)?;
+        self.login_offered(&first).await?;
         first.close(true).await;
         let mut connection = self.login(address).await?;
         for sender in senders {
@@ -211,8 +211,8 @@ impl Walk<'_> {
         Ok(connection)
     }
 
-    fn login_offered(&mut self, connection: &Connection) -> Result<(), Stop> {
-        let login = self.secret()?;
+    async fn login_offered(&mut self, connection: &Connection) -> Result<(), Stop> {
+        let login = self.secret().await?;
         if !matches!(login, Login::None) && login.exchange(connection.capabilities()).is_none() {
             let tokens = connection.capabilities().mechanisms.contains(&Mechanism::XOAuth2);
             if tokens && matches!(login, Login::Password { .. }) {
@@ -232,7 +232,7 @@ impl Walk<'_> {
     }
 
     async fn login(&mut self, address: SocketAddr) -> Result<Connection, Stop> {
-        let login = self.secret()?;
+        let login = self.secret().await?;
         if let Login::Token(credentials) = &login {
             let finding = token::examine(&credentials.secret);
             let stop = finding.outcome == Outcome::Failed;
@@ -270,10 +270,10 @@ impl Walk<'_> {
         self.login(address).await
     }
 
-    fn secret(&mut self) -> Result<Login, Stop> {
-        match self.target.login() {
+    async fn secret(&mut self) -> Result<Login, Stop> {
+        match self.target.login().await {
             Ok((login, _)) => Ok(login),
-            Err(error) => Err(self.failed("auth", OpenError::Secret(error), &[
+            Err(error) => Err(self.failed("auth", OpenError::Login(error), &[
                 "Write the secret alone, in one line, into what password or token names, readable for the relay's user",
             ])),
         }
@@ -332,7 +332,7 @@ impl Walk<'_> {
                  want this address",
             ]),
             OpenError::Dial(DialError::Name { .. } | DialError::Connect { .. })
-            | OpenError::Secret(_)
+            | OpenError::Login(_)
             | OpenError::Refused(Refusal::NoMechanism) => self.failed(step, error, &[]),
         }
     }

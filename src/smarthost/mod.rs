@@ -26,7 +26,8 @@ use thiserror::Error;
 use self::classify::catalogue::Catalogue;
 use crate::{
     config::{
-        Config, MailboxAuth, Problems, SecretError, Smarthost, SmarthostTls, Stamp, unreadable,
+        Config, Mailbox, MailboxAuth, Problems, SecretError, Smarthost, SmarthostTls, Stamp,
+        TokenSource, unreadable,
     },
     proto::sasl::{Credentials, Login},
     transport::{
@@ -78,6 +79,17 @@ pub enum TargetError {
     Rules(#[from] Problems),
 }
 
+/// Why there is nothing to log in with.
+#[derive(Debug, Error)]
+pub enum LoginError {
+    /// The password or token cannot be read.
+    #[error("the mailbox's secret cannot be read: {0}")]
+    Secret(#[from] SecretError),
+    /// No token was had.
+    #[error("there are no tokens yet")]
+    NoTokens,
+}
+
 /// The built-in rules, and an operator's before them.
 pub fn catalogue(own: Option<&Path>) -> Result<Arc<Catalogue>, TargetError> {
     let read = |path: &Path| {
@@ -106,27 +118,32 @@ impl Tls {
 }
 
 impl Target {
-    /// The smarthost and mailbox of a configuration.
-    pub fn new(config: &Config) -> Result<Self, TargetError> {
-        let Smarthost { host, port, .. } = &config.smarthost;
-        Self::with_dialler(config, Dialler::Tcp { host: host.clone(), port: *port })
+    /// A mailbox of a configuration, and its smarthost.
+    pub fn new(config: &Config, mailbox: &Mailbox) -> Result<Self, TargetError> {
+        let Smarthost { host, port, .. } = &mailbox.smarthost;
+        Self::with_dialler(config, mailbox, Dialler::Tcp { host: host.clone(), port: *port })
     }
 
-    /// The smarthost and mailbox of a configuration, with another way to get there.
-    pub fn with_dialler(config: &Config, dialler: Dialler) -> Result<Self, TargetError> {
-        let tls = match config.smarthost.tls {
+    /// A mailbox of a configuration, and its smarthost, with another way to get there.
+    pub fn with_dialler(
+        config: &Config,
+        mailbox: &Mailbox,
+        dialler: Dialler,
+    ) -> Result<Self, TargetError> {
+        let smarthost = &mailbox.smarthost;
+        let tls = match smarthost.tls {
             SmarthostTls::None => None,
-            SmarthostTls::StartTls | SmarthostTls::Implicit => Some(Tls::new(&config.smarthost)?),
+            SmarthostTls::StartTls | SmarthostTls::Implicit => Some(Tls::new(smarthost)?),
         };
         Ok(Self {
             hostname: config.hostname.clone(),
-            smarthost: config.smarthost.clone(),
-            mailbox: config.mailbox.address.clone(),
-            username: config.mailbox.username.clone(),
+            smarthost: smarthost.clone(),
+            mailbox: mailbox.address.clone(),
+            username: mailbox.username.clone(),
             patience: PATIENCE,
-            catalogue: catalogue(config.smarthost.replies_file.as_deref())?,
+            catalogue: catalogue(smarthost.replies_file.as_deref())?,
             dialler,
-            auth: config.mailbox.auth.clone(),
+            auth: mailbox.auth.clone(),
             tls: tls.map(Mutex::new),
             hasher: RandomState::new(),
         })
@@ -137,11 +154,28 @@ impl Target {
         &self.auth
     }
 
+    /// What the secret is told by that the mailbox logs in with now.
+    pub fn credential(&self) -> Result<Credential, LoginError> {
+        let secret = match &self.auth {
+            MailboxAuth::None => return Ok(Credential::default()),
+            MailboxAuth::XOAuth2 { token: TokenSource::Ready(secret) }
+            | MailboxAuth::Login { password: secret }
+            | MailboxAuth::Plain { password: secret } => secret,
+            MailboxAuth::XOAuth2 { token: TokenSource::OAuth(_) } => {
+                return Err(LoginError::NoTokens);
+            }
+        };
+        Ok(Credential(self.hasher.hash_one(secret.load()?.expose_secret())))
+    }
+
     /// How to log in now, and what that secret is told by.
-    pub fn login(&self) -> Result<(Login, Credential), SecretError> {
+    pub async fn login(&self) -> Result<(Login, Credential), LoginError> {
         let (secret, token, prefer_plain) = match &self.auth {
             MailboxAuth::None => return Ok((Login::None, Credential::default())),
-            MailboxAuth::XOAuth2 { token } => (token, true, false),
+            MailboxAuth::XOAuth2 { token: TokenSource::Ready(token) } => (token, true, false),
+            MailboxAuth::XOAuth2 { token: TokenSource::OAuth(_) } => {
+                return Err(LoginError::NoTokens);
+            }
             MailboxAuth::Login { password } => (password, false, false),
             MailboxAuth::Plain { password } => (password, false, true),
         };

@@ -16,6 +16,7 @@
 //! for a while, [`Pool::pause`] all of them.
 
 use std::{
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -113,6 +114,17 @@ pub struct Lease {
     _turn: OwnedSemaphorePermit,
 }
 
+/// Who asks for a lease: devices take turns, and the spool has its share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// A device that is there now, by its name or address.
+    Device(Arc<str>),
+    /// The spool.
+    Spool,
+    /// The relay itself, which sends no message with it.
+    Relay,
+}
+
 /// The connections of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Connections {
@@ -154,9 +166,41 @@ pub enum LeaseError {
     /// The smarthost was sent too much, and the pause after that lasts longer than whoever asked would wait.
     #[error("the smarthost has refused to take more for now: nothing is sent for another {} s", .0.as_secs())]
     Paused(Duration),
+    /// All that the mailbox may send for now has been sent, and that lasts longer than whoever asked would wait.
+    #[error("{} {} are used up: nothing is sent for another {} s", .0.count, .0.what, .0.left.as_secs())]
+    Spent(Spent),
     /// The relay stops.
     #[error("the relay is stopping")]
     Stopping,
+}
+
+/// A limit that is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// How many there may be.
+    pub count: u32,
+    /// Of what.
+    pub what: Budget,
+    /// When there is room again.
+    pub left: Duration,
+}
+
+/// What a mailbox may send so many of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// Messages in any minute.
+    Messages,
+    /// Recipients in any 24 hours.
+    Recipients,
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Messages => "messages a minute",
+            Self::Recipients => "recipients a day",
+        })
+    }
 }
 
 impl LeaseError {
@@ -218,6 +262,11 @@ impl Pool {
     /// The smarthost's name.
     pub fn host(&self) -> &str {
         &self.target.smarthost.host
+    }
+
+    /// How long a transaction waits for a connection.
+    pub fn lease_wait(&self) -> Duration {
+        self.target.smarthost.lease_wait
     }
 
     /// The most connections that there may be.
@@ -308,7 +357,12 @@ impl Pool {
 
     /// Lends a connection, within `wait`: waiting for one, dialling, TLS and login included. Fails at once when
     /// there is a pause that lasts longer.
-    pub async fn lease(self: &Arc<Self>, wait: Duration) -> Result<Lease, LeaseError> {
+    pub async fn lease(
+        self: &Arc<Self>,
+        _who: &Who,
+        _recipients: usize,
+        wait: Duration,
+    ) -> Result<Lease, LeaseError> {
         let began = Instant::now();
         let lease = tokio::select! {
             biased;
@@ -322,7 +376,7 @@ impl Pool {
     /// Opens a connection ahead of the first message, so that the operator hears at once what is wrong and
     /// devices are offered what the smarthost takes.
     pub async fn warm_up(self: &Arc<Self>) {
-        match self.lease(Duration::from_secs(60)).await {
+        match self.lease(&Who::Relay, 0, Duration::from_secs(60)).await {
             Ok(lease) => {
                 let connection = lease.connection();
                 let tls = connection.tls().map_or_else(|| "no TLS".to_owned(), ToString::to_string);
@@ -465,17 +519,18 @@ impl Pool {
     /// Connects and logs in; one at a time while no login has succeeded, and not again right after a refusal.
     async fn open(self: &Arc<Self>) -> Result<(Connection, Credential), LeaseError> {
         let failed = |error: OpenError| LeaseError::Open(Box::new(error));
-        let load = || {
-            let (login, credential) = self.target.login().map_err(|error| failed(error.into()))?;
+        let load = async || {
+            let login = self.target.login().await;
+            let (login, credential) = login.map_err(|error| failed(error.into()))?;
             self.notice(credential);
             Ok((login, credential))
         };
-        let mut secret = load()?;
+        let mut secret = load().await?;
         let proven = self.breaker().is_proven();
         let _alone = if proven { None } else { self.unproven.acquire().await.ok() };
         if !proven {
             // Whoever had the turn before may have learnt something, and the secret may have changed.
-            secret = load()?;
+            secret = load().await?;
         }
         let (login, credential) = secret;
         let admitted = self.breaker().admits(self.born.elapsed());
@@ -559,7 +614,7 @@ impl Pool {
         let pause = self.lifetime.idle / SWEEPS;
         while self.stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             // One that cannot be read just now shows at the next login.
-            if let Ok((_, credential)) = self.target.login() {
+            if let Ok(credential) = self.target.credential() {
                 self.notice(credential);
             }
             self.clear(|shelved| shelved.since.elapsed() > self.lifetime.idle);

@@ -144,7 +144,7 @@ fn odd_addresses_stay_as_they_are() {
         assert_eq!(code, 0, "{err}");
         fs::write(folder.path().join("mailbox-password"), "geheim").unwrap();
         let config = config::load(&folder.path().join("smtp-uplift.toml")).unwrap().config;
-        assert_eq!(config.mailbox.address, odd);
+        assert_eq!(config.mailboxes[0].address, odd);
     }
 }
 

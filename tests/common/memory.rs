@@ -60,7 +60,8 @@ impl InMemory {
         let config = configured(&sandbox, &folder, &plan);
         let metrics = Metrics::new("none");
         let door = doors(&config, &metrics).await.unwrap().remove(0);
-        let target = Target::with_dialler(&config, sandbox.dialler()).unwrap();
+        let target =
+            Target::with_dialler(&config, &config.mailboxes[0], sandbox.dialler()).unwrap();
         // The time of day goes with tokio's clock, which tests stop.
         let clock = Clock::Since(jiff::Timestamp::now(), Instant::now());
         let Wired { relay, background } = wire(&config, target, &metrics, clock).await.unwrap();
@@ -129,7 +130,7 @@ pub fn pool(
 ) -> (Sandbox, Arc<Pool>, TempDir) {
     let (sandbox, folder) = (Sandbox::in_memory(scenario).unwrap(), tempfile::tempdir().unwrap());
     let config = configured(&sandbox, &folder, &Plan::default());
-    let target = Target::with_dialler(&config, sandbox.dialler()).unwrap();
+    let target = Target::with_dialler(&config, &config.mailboxes[0], sandbox.dialler()).unwrap();
     let (metrics, transcripts) = (Metrics::new("none"), Transcripts::new(Keep::Failed));
     let pool =
         Pool::new(target, max_connections, lifetime, metrics, transcripts, TaskTracker::new());

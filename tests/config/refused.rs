@@ -132,7 +132,7 @@ fn tokens_are_taken_ready_made_only() {
     };
     let loaded = accepted(&oauth("token = { file = \"token\" }"));
     assert!(
-        matches!(loaded.config.mailbox.auth, MailboxAuth::XOAuth2 { .. }),
+        matches!(loaded.config.mailboxes[0].auth, MailboxAuth::XOAuth2 { .. }),
         "oauth means xoauth2"
     );
     let problems = refused(&oauth(
@@ -279,7 +279,7 @@ fn secret_sources_that_do_not_work_are_problems_at_their_line() {
     }
     // Cargo sets this one for every test.
     let loaded = accepted(&MINIMAL.replace("{ file = \"pw\" }", "{ env = \"CARGO_MANIFEST_DIR\" }"));
-    let MailboxAuth::Login { password } = loaded.config.mailbox.auth else { panic!("login") };
+    let MailboxAuth::Login { password } = loaded.config.mailboxes[0].auth.clone() else { panic!("login") };
     assert_eq!(password.load().unwrap().expose_secret(), env!("CARGO_MANIFEST_DIR"));
 }
 

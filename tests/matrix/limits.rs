@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use smtp_uplift::spool::queue::State;
+use smtp_uplift::{smarthost::pool::Who, spool::queue::State};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -23,7 +23,7 @@ const fn seconds(count: u64) -> Duration {
 /// How many connections are to be had at once.
 async fn to_be_had(house: &InMemory) -> usize {
     let mut leases = Vec::new();
-    while let Ok(lease) = house.relay.pool.lease(seconds(2)).await {
+    while let Ok(lease) = house.relay.pool.lease(&Who::Spool, 1, seconds(2)).await {
         leases.push(lease);
     }
     let count = leases.len();

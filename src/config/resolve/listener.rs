@@ -106,6 +106,7 @@ fn listener(
         line_endings: line_endings.unwrap_or_default(),
         hide: hide.unwrap_or_default(),
         allow,
+        mailbox: None,
     };
     contradictions(&table, &listener, users_given);
     table.finish();

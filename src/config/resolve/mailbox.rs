@@ -3,7 +3,7 @@
 use toml::de::DeValue;
 
 use crate::config::{
-    Mailbox, MailboxAuth, Secret,
+    Mailbox, MailboxAuth, Smarthost, TokenSource,
     raw::{Complaint, LATER, Table},
     secrets::secret,
     value,
@@ -20,7 +20,7 @@ enum Mechanism {
 /// Exchange Online answers the fourth connection of a mailbox with 432 4.3.2.
 const EXCHANGE_CONNECTIONS: usize = 3;
 
-pub(super) fn mailbox(root: &mut Table<'_>, smarthost: &str) -> Option<Mailbox> {
+pub(super) fn mailboxes(root: &mut Table<'_>, smarthost: &Smarthost) -> Vec<Mailbox> {
     let tables = root.sections("mailbox");
     if tables.is_empty() && !root.has("mailbox") {
         root.problem(
@@ -29,7 +29,7 @@ pub(super) fn mailbox(root: &mut Table<'_>, smarthost: &str) -> Option<Mailbox> 
             "add [[mailbox]] with address and password or [mailbox.oauth]",
         );
     }
-    let mut first = None;
+    let mut mailboxes = Vec::new();
     for (index, mut table) in tables.into_iter().enumerate() {
         if index > 0 {
             table.complain_here(Complaint::new(
@@ -39,12 +39,12 @@ pub(super) fn mailbox(root: &mut Table<'_>, smarthost: &str) -> Option<Mailbox> 
         }
         let mailbox = read(&mut table, smarthost);
         table.finish();
-        first = first.or(mailbox);
+        mailboxes.extend(mailbox);
     }
-    first
+    mailboxes
 }
 
-fn read(table: &mut Table<'_>, smarthost: &str) -> Option<Mailbox> {
+fn read(table: &mut Table<'_>, smarthost: &Smarthost) -> Option<Mailbox> {
     const EXAMPLE: &str = "address = \"scanner@example.com\"";
     let address =
         table.read("address", |value| mail_address(value, &format!("for example {EXAMPLE}")));
@@ -52,7 +52,7 @@ fn read(table: &mut Table<'_>, smarthost: &str) -> Option<Mailbox> {
     let username = table.text("username", "scanner@example.onmicrosoft.com");
     let auth = auth(table);
     let max_connections = table.number("max_connections", EXCHANGE_CONNECTIONS, 1..=1_000);
-    let exchange = smarthost.to_ascii_lowercase().ends_with(".office365.com");
+    let exchange = smarthost.host.to_ascii_lowercase().ends_with(".office365.com");
     if exchange && let Some(address) = address.as_deref().filter(|address| is_placeholder(address))
     {
         let reason = format!("{address} is a placeholder");
@@ -80,7 +80,11 @@ fn read(table: &mut Table<'_>, smarthost: &str) -> Option<Mailbox> {
         address,
         auth: auth?,
         max_connections,
+        messages_per_minute: 0,
+        recipients_per_day: 0,
+        message_size: None,
         send_as: send_as.unwrap_or_default(),
+        smarthost: smarthost.clone(),
     })
 }
 
@@ -140,7 +144,7 @@ fn auth(table: &mut Table<'_>) -> Option<MailboxAuth> {
     }
 }
 
-fn token(mut oauth: Table<'_>) -> Option<Secret> {
+fn token(mut oauth: Table<'_>) -> Option<TokenSource> {
     let token = secret(&mut oauth, "token");
     oauth.require("token", "token = { file = \"token\" }");
     for key in [
@@ -164,7 +168,7 @@ fn token(mut oauth: Table<'_>) -> Option<Secret> {
         }
     }
     oauth.finish();
-    token
+    token.map(TokenSource::Ready)
 }
 
 /// Whether nobody can have this address (RFC 2606).

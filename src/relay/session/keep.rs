@@ -200,6 +200,7 @@ impl Driver {
         let Some(transaction) = &mut self.transaction else { return };
         transaction.attempts += 1;
         let manner = Manner {
+            who: transaction.who(),
             lease: self.relay.lease_wait,
             step: self.relay.delivery.device_patience,
             one_by_one: false,
