@@ -190,6 +190,12 @@ impl Target {
         Ok((login, credential))
     }
 
+    /// The smarthost has refused what was logged in with. Returns whether the next [`Target::login`] brings another
+    /// token, asked for because of this.
+    pub fn refused(&self, _login: &Login) -> bool {
+        false
+    }
+
     /// TLS with the smarthost, if it is to have any. Roots that have changed are read anew; while they cannot
     /// be used, the former ones are.
     fn tls(&self) -> Option<Arc<ClientTls>> {
