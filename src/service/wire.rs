@@ -19,7 +19,8 @@ use crate::{
     },
     smarthost::{
         Target,
-        pool::{Lifetime, Pool},
+        ledger::Ledger,
+        pool::{Allowance, Lifetime, Pool},
     },
     spool::store::Store,
     telemetry::{
@@ -56,9 +57,11 @@ pub async fn wire(
         config::Transcripts::Failed => Keep::Failed,
         config::Transcripts::All => Keep::All,
     });
+    let mailbox = &config.mailboxes[0];
     let pool = Pool::new(
         target,
-        config.mailboxes[0].max_connections,
+        mailbox.into(),
+        ledger(config, mailbox),
         Lifetime::default(),
         metrics.clone(),
         Arc::clone(&transcripts),
@@ -86,6 +89,12 @@ pub async fn wire(
         keeper.tasks.spawn(notifier.run(Arc::clone(&keeper), relay.drain.clone()));
     }
     Ok(Wired { relay, background })
+}
+
+/// Where what a mailbox has sent outlives a restart, if it is limited.
+fn ledger(config: &Config, mailbox: &config::Mailbox) -> Option<Ledger> {
+    let limited = mailbox.messages_per_minute > 0 || mailbox.recipients_per_day > 0;
+    limited.then(|| Ledger::new(&config.state_dir.join("limits"), &mailbox.address))
 }
 
 /// What keeps messages: there if the mode asks for it, or if an earlier relay has kept some.
@@ -143,7 +152,8 @@ fn notifier(
             };
             servers.push(Pool::new(
                 Target::new(config, &server)?,
-                1,
+                Allowance::unlimited(1),
+                None,
                 Lifetime::default(),
                 relay.metrics.clone(),
                 Arc::clone(&relay.transcripts),
