@@ -61,13 +61,13 @@ impl InMemory {
         let config = configured(&sandbox, &folder, &plan);
         let metrics = Metrics::new("none");
         let door = doors(&config, &metrics).await.unwrap().remove(0);
-        let target =
-            Target::with_dialler(&config, &config.mailboxes[0], sandbox.dialler()).unwrap();
+        let target = |mailbox| Target::with_dialler(&config, mailbox, sandbox.dialler()).unwrap();
+        let targets = config.mailboxes.iter().map(target).collect();
         // The time of day goes with tokio's clock, which tests stop.
         let clock = Clock::Since(jiff::Timestamp::now(), Instant::now());
-        let Wired { relay, background } = wire(&config, target, &metrics, clock).await.unwrap();
+        let Wired { relay, background } = wire(&config, targets, &metrics, clock).await.unwrap();
         if plan.settled {
-            relay.pool.warm_up().await;
+            relay.mailboxes.first().pool.warm_up().await;
         }
         let (door, sessions) = (Arc::new(door), TaskTracker::new());
         Self { sandbox, relay, door, background, sessions, folder }
@@ -106,10 +106,15 @@ impl InMemory {
             keeper.abort.cancel();
             keeper.finish().await;
         }
-        self.relay.pool.stop();
+        self.relay.mailboxes.all().iter().for_each(|mailbox| mailbox.pool.stop());
         self.background.close();
         self.background.wait().await;
         (self.sandbox, self.folder)
+    }
+
+    /// The connections of the first mailbox.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.relay.mailboxes.first().pool
     }
 
     /// What keeps messages.
