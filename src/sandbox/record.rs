@@ -18,13 +18,15 @@ const SUBMISSIONS: usize = 100_000;
 /// Users that are remembered besides those who are there.
 const USERS: usize = 1_000;
 
-/// A MAIL that was let in, and what came of it.
+/// A MAIL that came, and what came of it.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// Who was logged in; nobody where no login is asked for.
+    /// Who was logged in; empty where no login is asked for.
     pub user: String,
     /// When MAIL came.
     pub mail: Instant,
+    /// Whether it was one too many in its minute, and refused for that.
+    pub is_too_fast: bool,
     /// When the dot was answered, and the code; nothing while or if there was none.
     pub dot: Option<(Instant, u16)>,
 }
@@ -46,7 +48,7 @@ pub(super) struct Seat {
 struct User {
     open: usize,
     most_open: usize,
-    /// When each MAIL of the last minute came; kept only where there is a limit.
+    /// When each MAIL of the last minute came that was not one too many; kept only where there is a limit.
     mails: VecDeque<Instant>,
 }
 
@@ -62,24 +64,29 @@ impl Record {
     /// nothing if it is one too many.
     pub(super) fn mail(&self, user: &str, limit: Option<usize>) -> Option<u64> {
         let now = Instant::now();
-        if let Some(limit) = limit {
-            let mut users = self.users();
-            let mails = &mut users.entry(user.to_owned()).or_default().mails;
-            while mails.front().is_some_and(|mail| now.duration_since(*mail) >= MINUTE) {
-                mails.pop_front();
-            }
-            if mails.len() >= limit {
-                return None;
-            }
-            mails.push_back(now);
-        }
+        let is_too_fast = limit.is_some_and(|limit| self.is_too_fast(user, limit, now));
         let mut submissions = self.submissions();
-        submissions.kept.push_back(Submission { user: user.to_owned(), mail: now, dot: None });
+        let user = user.to_owned();
+        submissions.kept.push_back(Submission { user, mail: now, is_too_fast, dot: None });
         if submissions.kept.len() > SUBMISSIONS {
             submissions.kept.pop_front();
             submissions.first += 1;
         }
-        Some(submissions.first + submissions.kept.len() as u64 - 1)
+        (!is_too_fast).then(|| submissions.first + submissions.kept.len() as u64 - 1)
+    }
+
+    /// Counts a MAIL, unless it is one too many.
+    fn is_too_fast(&self, user: &str, limit: usize, now: Instant) -> bool {
+        let mut users = self.users();
+        let mails = &mut users.entry(user.to_owned()).or_default().mails;
+        while mails.front().is_some_and(|mail| now.duration_since(*mail) >= MINUTE) {
+            mails.pop_front();
+        }
+        let is_too_fast = mails.len() >= limit;
+        if !is_too_fast {
+            mails.push_back(now);
+        }
+        is_too_fast
     }
 
     /// The dot of that submission is answered.
@@ -220,9 +227,13 @@ mod tests {
         let seen: Vec<_> = sandbox
             .submissions()
             .iter()
-            .map(|seen| (seen.user.clone(), (seen.mail - began).as_secs(), seen.dot.unwrap().1))
+            .map(|seen| {
+                (seen.user.clone(), (seen.mail - began).as_secs(), seen.dot.map(|(_, code)| code))
+            })
             .collect();
-        let expected = [("a", 0, 250), ("a", 20, 250), ("b", 40, 250), ("a", 60, 250)];
+        let yes = Some(250);
+        let expected =
+            [("a", 0, yes), ("a", 20, yes), ("a", 40, None), ("b", 40, yes), ("a", 60, yes)];
         assert_eq!(seen, expected.map(|(user, at, code)| (user.to_owned(), at, code)));
         assert_eq!(sandbox.deliveries()[0].data, MESSAGE[..20], "as far as is to be kept");
     }
@@ -236,15 +247,16 @@ mod tests {
             second().await;
         }
         assert_eq!(record.mail("a", Some(3)), None);
-        assert_eq!(record.mail("b", Some(3)), Some(3), "it is another's limit");
+        assert_eq!(record.mail("b", Some(3)), Some(4), "it is another's limit");
         tokio::time::sleep(Duration::from_secs(57)).await;
-        assert_eq!(record.mail("a", Some(3)), Some(4), "the first is 60 s ago, the second 59");
+        assert_eq!(record.mail("a", Some(3)), Some(5), "the first is 60 s ago, the second 59");
         assert_eq!(record.mail("a", Some(3)), None);
-        assert_eq!(record.mail("a", None), Some(5));
-        record.dot(3, 250);
+        assert_eq!(record.mail("a", None), Some(7));
+        record.dot(4, 250);
         let all = record.all();
         assert_eq!(all.iter().filter(|submission| submission.dot.is_some()).count(), 1);
-        assert_eq!((all[3].user.as_str(), all[3].dot.unwrap().1), ("b", 250));
+        assert_eq!((all[4].user.as_str(), all[4].dot.unwrap().1), ("b", 250));
+        assert_eq!(all.iter().filter(|submission| submission.is_too_fast).count(), 2);
     }
 
     #[test]

@@ -74,10 +74,15 @@ impl InMemory {
 
     /// The device's end of a session that has just begun.
     pub fn connect(&self) -> BoxIo {
+        self.connect_from(DEVICE)
+    }
+
+    /// The same for a device with an address of its own.
+    pub fn connect_from(&self, peer: IpAddr) -> BoxIo {
         let (theirs, ours) = tokio::io::duplex(64 * 1024);
         let (door, relay) = (Arc::clone(&self.door), Arc::clone(&self.relay));
         let id = fastrand::u32(..).to_string();
-        self.sessions.spawn(session::serve(Box::new(ours), DEVICE, id, door, relay));
+        self.sessions.spawn(session::serve(Box::new(ours), peer, id, door, relay));
         Box::new(theirs)
     }
 
@@ -129,7 +134,8 @@ pub fn pool(
     lifetime: Lifetime,
 ) -> (Sandbox, Arc<Pool>, TempDir) {
     let (sandbox, folder) = (Sandbox::in_memory(scenario).unwrap(), tempfile::tempdir().unwrap());
-    let config = configured(&sandbox, &folder, &Plan::default());
+    let mailbox = "password = { file = \"password\" }\nmessages_per_minute = 0";
+    let config = configured(&sandbox, &folder, &Plan { mailbox, ..Plan::default() });
     let target = Target::with_dialler(&config, &config.mailboxes[0], sandbox.dialler()).unwrap();
     let (metrics, transcripts) = (Metrics::new("none"), Transcripts::new(Keep::Failed));
     let pool =
