@@ -75,10 +75,15 @@ impl InMemory {
 
     /// The device's end of a session that has just begun.
     pub fn connect(&self) -> BoxIo {
+        self.connect_from(DEVICE)
+    }
+
+    /// The same for a device with an address of its own.
+    pub fn connect_from(&self, peer: IpAddr) -> BoxIo {
         let (theirs, ours) = tokio::io::duplex(64 * 1024);
         let (door, relay) = (Arc::clone(&self.door), Arc::clone(&self.relay));
         let id = fastrand::u32(..).to_string();
-        self.sessions.spawn(session::serve(Box::new(ours), DEVICE, id, door, relay));
+        self.sessions.spawn(session::serve(Box::new(ours), peer, id, door, relay));
         Box::new(theirs)
     }
 
