@@ -56,6 +56,8 @@ struct MailboxState<'a> {
     waiting: usize,
     /// What is held until somebody changes a setting.
     stopped: Vec<String>,
+    token_expires: Option<String>,
+    credential_expires: Option<String>,
     last_error: Option<Trouble>,
 }
 
@@ -100,6 +102,12 @@ impl Status {
                 connections: self.pool.connections(),
                 waiting: self.pool.waiting(),
                 stopped: self.keeper.iter().flat_map(|keeper| keeper.stops().names()).collect(),
+                token_expires: self.pool.journal().token_expires().map(|at| at.to_string()),
+                credential_expires: self
+                    .pool
+                    .journal()
+                    .credential_expires()
+                    .map(|at| at.to_string()),
                 last_error: self.pool.journal().last_error(),
             }],
             spool,

@@ -39,6 +39,8 @@ pub struct Metrics {
     connects: IntCounterVec,
     mailbox_up: IntGaugeVec,
     certificate_expiry: GaugeVec,
+    token_expiry: GaugeVec,
+    credential_expiry: GaugeVec,
     device_faults: IntCounterVec,
     reloads: IntCounterVec,
     spool_messages: IntGaugeVec,
@@ -205,6 +207,18 @@ impl Metrics {
                 "When the certificate shown to devices ends",
                 &["listener"],
             ),
+            token_expiry: float_gauge(
+                &registry,
+                "token_expiry_timestamp_seconds",
+                "When the access token of the mailbox ends",
+                &["mailbox"],
+            ),
+            credential_expiry: float_gauge(
+                &registry,
+                "credential_expiry_timestamp_seconds",
+                "When the client secret, the certificate or the sign-in ends that tokens are had with",
+                &["mailbox"],
+            ),
             device_faults: counter(
                 &registry,
                 "device_faults_total",
@@ -357,6 +371,16 @@ impl Metrics {
     /// When the certificate of a listener ends, in seconds since 1970.
     pub fn certificate_expiry(&self, listener: &str, at: i64) {
         self.certificate_expiry.with_label_values(&[listener]).set(at as f64);
+    }
+
+    /// When the access token of a mailbox ends, in seconds since 1970.
+    pub fn token_expiry(&self, mailbox: &str, at: i64) {
+        self.token_expiry.with_label_values(&[mailbox]).set(at as f64);
+    }
+
+    /// When what its tokens are had with ends, in seconds since 1970.
+    pub fn credential_expiry(&self, mailbox: &str, at: i64) {
+        self.credential_expiry.with_label_values(&[mailbox]).set(at as f64);
     }
 
     /// A file has changed while the relay runs, and was taken over or not.
