@@ -50,6 +50,7 @@ line_endings = "strict"
 hide = ["pipelining", "8BITMIME"]
 proxy_protocol_from = []
 allow = ["10.0.0.0/8", "192.168.7.7", "::ffff:172.16.0.0/108"]
+mailbox = "Scanner@Example.com"
 
 [[listener]]
 name = "smtps"
@@ -103,12 +104,29 @@ address = "scanner@example.com"
 username = "scanner@example.onmicrosoft.com"
 auth = "xoauth2"
 max_connections = 20
-messages_per_minute = 0
+messages_per_minute = 100_000
 recipients_per_day = 0
+message_size = "35MB"
 send_as = ["*@example.com", "boss@example.com"]
 
 [mailbox.oauth]
 token = { file = "token" }
+
+[[mailbox]]
+address = "second@example.com"
+auth = "none"
+
+[[device]]
+name = "copier"
+address = "::ffff:10.1.2.3"
+mailbox = "second@example.com"
+
+[[device]]
+address = "10.1.0.0/16"
+
+[[device]]
+login = "alarm"
+mailbox = "SECOND@example.com"
 
 [sender]
 rewrite = "keep"
@@ -281,7 +299,13 @@ fn defaults_are_those_of_the_interface() {
     );
     assert_eq!(config.mailboxes[0].address, "scanner@office.test");
     assert_eq!(config.mailboxes[0].username, "scanner@office.test");
-    assert_eq!(config.mailboxes[0].max_connections, 3);
+    let Mailbox { max_connections, messages_per_minute, recipients_per_day, message_size, .. } =
+        config.mailboxes[0];
+    assert_eq!(
+        (max_connections, messages_per_minute, recipients_per_day, message_size),
+        (3, 28, 10_000, None)
+    );
+    assert!(config.devices.is_empty());
     let MailboxAuth::Login { password } = config.mailboxes[0].auth.clone() else {
         panic!("password means login")
     };
@@ -347,6 +371,29 @@ fn everything_said() {
         panic!("xoauth2")
     };
     assert_eq!(token.path().unwrap().file_name().unwrap(), "token");
+    let [first, second] = &config.mailboxes[..] else { panic!("two mailboxes") };
+    assert_eq!((first.messages_per_minute, first.message_size), (100_000, Some(35_000_000)));
+    // Without a login nobody counts.
+    assert_eq!(
+        (second.max_connections, second.messages_per_minute, second.recipients_per_day),
+        (10, 0, 0)
+    );
+    // As the mailbox's own section spells it.
+    assert_eq!(lan.mailbox.as_deref(), Some("scanner@example.com"));
+    let device = |name: &str, who, mailbox: Option<&str>| Device {
+        name: name.into(),
+        who,
+        mailbox: mailbox.map(Into::into),
+    };
+    let network = |text: &str| DeviceMatch::Network(text.parse().unwrap());
+    assert_eq!(
+        config.devices,
+        [
+            device("copier", network("10.1.2.3/32"), Some("second@example.com")),
+            device("10.1.0.0/16", network("10.1.0.0/16"), None),
+            device("alarm", DeviceMatch::Login("alarm".into()), Some("second@example.com")),
+        ]
+    );
     assert_eq!(
         config.delivery,
         Delivery {
@@ -491,6 +538,10 @@ fn warnings() {
     for (text, line, key, reason) in [
         (MINIMAL.replace("{ file = \"pw\" }", "\"sesame\""), 7, "mailbox.password", "the secret stands in the configuration itself"),
         (with("", "", "max_connections = 20", ""), 9, "mailbox.max_connections", "Exchange Online takes three at a time"),
+        (with("", "", "messages_per_minute = 0", ""), 9, "mailbox.messages_per_minute", "Exchange Online takes 30 in a minute, and slows down or refuses what is beyond"),
+        (with("", "", "messages_per_minute = 31", ""), 9, "mailbox.messages_per_minute", "Exchange Online takes 30 in a minute, and slows down or refuses what is beyond"),
+        (with("", "", "", "[[device]]\nlogin = \"alarm\""), 11, "device.login", "no listener offers AUTH, so nobody logs in with it"),
+        (with("", "", "", "[[device]]\nname = \"all\"\naddress = \"10.0.0.0/8\"\n[[device]]\naddress = \"10.1.2.3\""), 14, "device.address", "the device \"all\" above has it, and the first that matches counts"),
         (with("", "", "auth = \"none\"", ""), 8, "mailbox.password", "not used with this auth"),
         (MINIMAL.replace("office.test", "example.com"), 6, "mailbox.address", "scanner@example.com is a placeholder"),
         (MINIMAL.replace("office.test", "mail.EXAMPLE.net"), 6, "mailbox.address", "scanner@mail.EXAMPLE.net is a placeholder"),

@@ -12,8 +12,8 @@ use std::{
 use toml::Value;
 
 use super::{
-    Admin, CertificateFiles, Config, Delivery, Limits, Listener, Log, Mailbox, MailboxAuth,
-    NoticeWay, Notices, Smarthost, Spool, TokenSource, word::Word as _,
+    Admin, CertificateFiles, Config, Delivery, Device, DeviceMatch, Limits, Listener, Log, Mailbox,
+    MailboxAuth, NoticeWay, Notices, Smarthost, Spool, TokenSource, word::Word as _,
 };
 
 impl Config {
@@ -32,7 +32,7 @@ impl Config {
             users_file,
             smarthost,
             mailboxes,
-            devices: _,
+            devices,
             delivery,
             spool,
             notices,
@@ -63,6 +63,9 @@ impl Config {
         self::smarthost(&mut page, smarthost);
         for each in mailboxes {
             mailbox(&mut page, each);
+        }
+        for each in devices {
+            device(&mut page, each);
         }
         // What has no field yet has one value that is taken; later defaults may differ.
         page.section("[sender]");
@@ -105,7 +108,7 @@ fn listener(page: &mut Page, listener: &Listener) {
         line_endings,
         hide,
         allow,
-        mailbox: _,
+        mailbox,
     } = listener;
     page.section("[[listener]]");
     page.text("name", name);
@@ -120,6 +123,18 @@ fn listener(page: &mut Page, listener: &Listener) {
     page.list("hide", hide);
     page.list("proxy_protocol_from", &[] as &[&str]);
     page.list("allow", allow.networks());
+    page.some_text("mailbox", mailbox.as_deref());
+}
+
+fn device(page: &mut Page, device: &Device) {
+    let Device { name, who, mailbox } = device;
+    page.section("[[device]]");
+    page.text("name", name);
+    match who {
+        DeviceMatch::Network(network) => page.text("address", &network.to_string()),
+        DeviceMatch::Login(login) => page.text("login", login),
+    }
+    page.some_text("mailbox", mailbox.as_deref());
 }
 
 fn limits(page: &mut Page, limits: &Limits) {
@@ -179,7 +194,7 @@ fn mailbox(page: &mut Page, mailbox: &Mailbox) {
         max_connections,
         messages_per_minute,
         recipients_per_day,
-        message_size: _,
+        message_size,
         send_as,
         smarthost: _,
     } = mailbox;
@@ -201,6 +216,7 @@ fn mailbox(page: &mut Page, mailbox: &Mailbox) {
     page.bare("max_connections", max_connections);
     page.bare("messages_per_minute", messages_per_minute);
     page.bare("recipients_per_day", recipients_per_day);
+    page.some_text("message_size", message_size.map(size).as_deref());
     page.list("send_as", send_as);
     if let MailboxAuth::XOAuth2 { token: TokenSource::Ready(token) } = auth {
         page.section("[mailbox.oauth]");
@@ -276,6 +292,12 @@ impl Page {
 
     fn text(&mut self, key: &str, text: &str) {
         self.bare(key, quoted(text));
+    }
+
+    fn some_text(&mut self, key: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(key, text);
+        }
     }
 
     fn path(&mut self, key: &str, path: &Path) {

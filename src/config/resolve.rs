@@ -3,6 +3,7 @@
 //! Each function reads one section to its end and goes on after a problem with the default, so that
 //! every problem is found in one pass. A configuration comes out only if none was.
 
+mod device;
 mod listener;
 mod mailbox;
 mod spool;
@@ -46,17 +47,21 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     let users_given = auth.has("users_file");
     auth.finish();
     let admin = admin(root.section_or_empty("admin"));
-    let listeners =
-        listener::listeners(&mut root, users_given, admin.as_ref().map(|admin| admin.address));
     let limits = limits(root.section_or_empty("limits"));
     let smarthost = smarthost(root.section_or_empty("smarthost"));
-    let mailboxes = mailbox::mailboxes(&mut root, &smarthost);
+    let (mailboxes, known) = mailbox::mailboxes(&mut root, &smarthost);
+    let listeners = listener::listeners(
+        &mut root,
+        users_given,
+        admin.as_ref().map(|admin| admin.address),
+        &known,
+    );
+    let devices = device::devices(&mut root, &listeners, &known);
     sender(root.section_or_empty("sender"));
     let delivery = spool::delivery(root.section_or_empty("delivery"));
     let spool = spool::spool(root.section_or_empty("spool"), &state_dir);
     let notices = root.section("notices").and_then(spool::notices);
     let log = log(root.section_or_empty("log"));
-    root.not_yet("device");
     root.finish();
     Some(Config {
         hostname: hostname?,
@@ -69,7 +74,7 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
         users_file,
         smarthost,
         mailboxes,
-        devices: Vec::new(),
+        devices,
         delivery,
         spool,
         notices,

@@ -1,10 +1,11 @@
 //! `[[mailbox]]` and `[mailbox.oauth]`.
 
+use bytesize::ByteSize;
 use toml::de::DeValue;
 
 use crate::config::{
     Mailbox, MailboxAuth, Smarthost, TokenSource,
-    raw::{Complaint, LATER, Table},
+    raw::{Complaint, LATER, Table, nearest},
     secrets::secret,
     value,
 };
@@ -19,8 +20,33 @@ enum Mechanism {
 
 /// Exchange Online answers the fourth connection of a mailbox with 432 4.3.2.
 const EXCHANGE_CONNECTIONS: usize = 3;
+/// Exchange Online takes so many messages of a mailbox in a minute.
+const EXCHANGE_MESSAGES: u32 = 30;
 
-pub(super) fn mailboxes(root: &mut Table<'_>, smarthost: &Smarthost) -> Vec<Mailbox> {
+/// The addresses of the mailboxes, for settings that name one.
+pub(super) struct Addresses(Vec<String>);
+
+impl Addresses {
+    /// The mailbox that `mailbox` of a section names, as its own section spells it.
+    pub(super) fn named(&self, table: &mut Table<'_>) -> Option<String> {
+        const EXAMPLE: &str = "scanner@example.com";
+        let named = table.text("mailbox", EXAMPLE)?;
+        let found = self.0.iter().find(|known| known.eq_ignore_ascii_case(&named));
+        if found.is_none() {
+            let known: Vec<_> = self.0.iter().map(String::as_str).collect();
+            let hint = match (nearest(&named, &known), known.first()) {
+                (Some(near), _) => format!("did you mean {near:?}?"),
+                (None, Some(first)) => format!("for example mailbox = {first:?}"),
+                (None, None) => "add [[mailbox]] with this address".to_owned(),
+            };
+            table.problem("mailbox", format!("there is no [[mailbox]] {named:?}"), hint);
+        }
+        found.cloned()
+    }
+}
+
+/// The mailboxes, and the addresses of those too that something else is wrong with.
+pub(super) fn mailboxes(root: &mut Table<'_>, smarthost: &Smarthost) -> (Vec<Mailbox>, Addresses) {
     let tables = root.sections("mailbox");
     if tables.is_empty() && !root.has("mailbox") {
         root.problem(
@@ -30,62 +56,86 @@ pub(super) fn mailboxes(root: &mut Table<'_>, smarthost: &Smarthost) -> Vec<Mail
         );
     }
     let mut mailboxes = Vec::new();
-    for (index, mut table) in tables.into_iter().enumerate() {
-        if index > 0 {
-            table.complain_here(Complaint::new(
-                format!("more than one mailbox is {LATER}"),
-                "remove all but one",
-            ));
-        }
-        let mailbox = read(&mut table, smarthost);
+    let mut addresses = Addresses(Vec::new());
+    for mut table in tables {
+        let address = address(&mut table, &mut addresses);
+        let mailbox = read(&mut table, address, smarthost);
         table.finish();
         mailboxes.extend(mailbox);
     }
-    mailboxes
+    (mailboxes, addresses)
 }
 
-fn read(table: &mut Table<'_>, smarthost: &Smarthost) -> Option<Mailbox> {
+fn address(table: &mut Table<'_>, taken: &mut Addresses) -> Option<String> {
     const EXAMPLE: &str = "address = \"scanner@example.com\"";
     let address =
         table.read("address", |value| mail_address(value, &format!("for example {EXAMPLE}")));
     table.require("address", EXAMPLE);
+    let address = address?;
+    if taken.0.iter().any(|other| other.eq_ignore_ascii_case(&address)) {
+        let reason = format!("another mailbox has {address} already");
+        table.problem("address", reason, "give each its own, or remove one of the two");
+        return None;
+    }
+    taken.0.push(address.clone());
+    Some(address)
+}
+
+fn read(table: &mut Table<'_>, address: Option<String>, smarthost: &Smarthost) -> Option<Mailbox> {
     let username = table.text("username", "scanner@example.onmicrosoft.com");
     let auth = auth(table);
-    let max_connections = table.number("max_connections", EXCHANGE_CONNECTIONS, 1..=1_000);
-    let exchange = smarthost.host.to_ascii_lowercase().ends_with(".office365.com");
-    if exchange && let Some(address) = address.as_deref().filter(|address| is_placeholder(address))
-    {
-        let reason = format!("{address} is a placeholder");
-        table.warning("address", reason, "write the address of the mailbox that sends");
-    }
-    if exchange && max_connections > EXCHANGE_CONNECTIONS {
-        table.warning(
-            "max_connections",
-            "Exchange Online takes three at a time",
-            "write max_connections = 3",
-        );
-    }
-    for key in ["messages_per_minute", "recipients_per_day"] {
-        if table.number(key, 0, 0..=u32::MAX) != 0 {
-            table.problem(key, LATER, format!("write {key} = 0"));
-        }
-    }
+    // Exchange Online's limits are those of mailboxes, which nobody is without a login.
+    let (connections, minute, day) = match auth {
+        Some(MailboxAuth::None) => (10, 0, 0),
+        _ => (EXCHANGE_CONNECTIONS, 28, 10_000),
+    };
+    let max_connections = table.number("max_connections", connections, 1..=1_000);
+    let messages_per_minute = table.number("messages_per_minute", minute, 0..=100_000);
+    let recipients_per_day = table.number("recipients_per_day", day, 0..=u32::MAX);
+    let most = ByteSize::b(1)..=ByteSize::gib(16);
+    let message_size = table.size("message_size", ByteSize::mib(35), most);
+    let message_size = table.has("message_size").then_some(message_size);
     let send_as = table
         .list("send_as", |value| mail_address(value, "for example send_as = [\"*@example.com\"]"));
-    table.not_yet("message_size");
     table.not_yet("smarthost");
+    if smarthost.is_exchange_online() {
+        if let Some(address) = address.as_deref().filter(|address| is_placeholder(address)) {
+            let reason = format!("{address} is a placeholder");
+            table.warning("address", reason, "write the address of the mailbox that sends");
+        }
+        if !matches!(auth, Some(MailboxAuth::None)) {
+            limits_of_exchange(table, max_connections, messages_per_minute);
+        }
+    }
     let address = address?;
     Some(Mailbox {
         username: username.unwrap_or_else(|| address.clone()),
         address,
         auth: auth?,
         max_connections,
-        messages_per_minute: 0,
-        recipients_per_day: 0,
-        message_size: None,
+        messages_per_minute,
+        recipients_per_day,
+        message_size,
         send_as: send_as.unwrap_or_default(),
         smarthost: smarthost.clone(),
     })
+}
+
+fn limits_of_exchange(table: &Table<'_>, max_connections: usize, messages_per_minute: u32) {
+    if max_connections > EXCHANGE_CONNECTIONS {
+        table.warning(
+            "max_connections",
+            "Exchange Online takes three at a time",
+            "write max_connections = 3",
+        );
+    }
+    if !(1..=EXCHANGE_MESSAGES).contains(&messages_per_minute) {
+        table.warning(
+            "messages_per_minute",
+            "Exchange Online takes 30 in a minute, and slows down or refuses what is beyond",
+            "write messages_per_minute = 28",
+        );
+    }
 }
 
 fn auth(table: &mut Table<'_>) -> Option<MailboxAuth> {
