@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::{IssuerError, TENANT_ID, refusal::uuid};
 
+/// The object id of the application's service principal, which Exchange wants to know.
+const OBJECT_ID: &str = "0b7ec75e-0000-4000-8000-e57e2b51e1d5";
+
 /// What tokens are signed with: a key that is made at start and never leaves the memory.
 pub(super) struct Signer {
     key: EncodingKey,
@@ -57,6 +60,7 @@ impl Words<'_> {
             "exp": self.now.saturating_add(lifetime),
             "app_displayname": "relay",
             "appid": self.client_id,
+            "oid": OBJECT_ID,
             "tid": TENANT_ID,
             "uti": uuid(),
             "ver": "1.0",
