@@ -69,7 +69,7 @@ pub(super) async fn run(args: Args) -> u8 {
             say!(
                 "from <{}> to {recipients}: {} octets, logged in as {}",
                 delivery.from,
-                delivery.data.len(),
+                delivery.size,
                 delivery.user
             );
         }

@@ -3,9 +3,15 @@
 //!
 //! It listens on a socket, or is reached in memory: then a test may stop the clock, which runs on while a socket
 //! is in flight.
+//!
+//! It has Exchange Online's limits, if the scenario says so, for each user who logs in and not for all together: so many
+//! connections at once (432 at the dot), and so many messages in any minute (421 at MAIL). What it saw can be read:
+//! [`Sandbox::submissions`] has the time of each MAIL and of the answer to its dot, [`Sandbox::most_open`] the most
+//! connections that a user had at once, each counted until it was closed.
 
 pub mod device;
 pub mod identity;
+mod record;
 pub mod scenario;
 mod session;
 
@@ -21,11 +27,13 @@ use std::{
 
 use bytes::Bytes;
 use openssl::ssl::SslVersion;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::record::Submission;
 use self::{
     identity::{Authority, IssuerError, TokenIssuer},
+    record::{Record, Seat},
     scenario::{Scenario, Script, Tls},
 };
 use crate::{
@@ -39,7 +47,7 @@ use crate::{
     },
 };
 
-/// Octets of mail data that are kept, over all messages; older ones go.
+/// Octets of mail data that are kept, over all messages; older messages go.
 const KEPT: usize = 64 * 1024 * 1024;
 /// Octets on their way in each direction of a connection in memory, as in a socket's buffer.
 const IN_FLIGHT: usize = 64 * 1024;
@@ -64,10 +72,16 @@ pub struct Delivery {
     pub from: String,
     /// The forward-paths.
     pub recipients: Vec<String>,
-    /// The mail data in wire form, without the final dot.
+    /// The mail data in wire form, without the final dot, as far as they are kept.
     pub data: Bytes,
+    /// How many octets they were.
+    pub size: u64,
+    /// SHA-256 of what came behind the header section, in wire form.
+    pub body: [u8; 32],
     /// Who was logged in.
     pub user: String,
+    /// When it was accepted.
+    pub at: Instant,
 }
 
 /// What was seen so far.
@@ -114,6 +128,7 @@ struct Server {
     authority: Option<Arc<Authority>>,
     tls: ServerTls,
     counts: Counts,
+    record: Record,
     kept: Mutex<VecDeque<Delivery>>,
     news: Notify,
     /// Nobody is let in.
@@ -176,6 +191,7 @@ impl Sandbox {
             script: Script::new(scenario),
             authority,
             counts,
+            record: Record::default(),
             kept: Mutex::default(),
             news: Notify::new(),
             refuses: AtomicBool::new(false),
@@ -242,6 +258,16 @@ impl Sandbox {
     /// What was seen so far.
     pub fn counts(&self) -> &Counts {
         &self.server.counts
+    }
+
+    /// What was handed in, or begun to be, oldest first: the last 100,000.
+    pub fn submissions(&self) -> Vec<Submission> {
+        self.server.record.all()
+    }
+
+    /// The most connections that a user had at once; a connection is a user's from its login until it is closed.
+    pub fn most_open(&self, user: &str) -> usize {
+        self.server.record.open(user).1
     }
 
     /// The messages that are kept, oldest first.
@@ -322,16 +348,12 @@ impl Server {
         if self.refuses.load(Ordering::SeqCst) {
             return;
         }
-        let open = self.counts.open.fetch_add(1, Ordering::SeqCst) + 1;
-        self.counts.most_open.fetch_max(open, Ordering::SeqCst);
-        self.counts.connections.fetch_add(1, Ordering::SeqCst);
-        let serving = session::serve(io, peer, Arc::clone(&self));
+        let serving = session::serve(io, peer, Seat::new(&self), Arc::clone(&self));
         tokio::select! {
             () = serving => {}
             () = cut.cancelled() => {}
             () = self.stop.cancelled() => {}
         }
-        self.counts.open.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn keep(&self, delivery: Delivery) {
