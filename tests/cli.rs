@@ -124,6 +124,7 @@ fn check_says_every_problem_at_once() {
     FOLDER/relay.toml:9: sender.rewrite: not in this version yet; write rewrite = "keep"
     warning: FOLDER/relay.toml:6: mailbox.address: a@b.example is a placeholder; write the address of the mailbox that sends
     warning: FOLDER/relay.toml:7: mailbox.password: the secret stands in the configuration itself; write password = { file = "/run/secrets/name" }, { env = "NAME" } or { credential = "name" }
+    warning: FOLDER/relay.toml:7: mailbox.password: Exchange Online switches passwords off by default at the end of December 2026; log in with [mailbox.oauth]: docs/howto/oauth.md
     smtp-uplift: 2 problems in the configuration
     "#);
     let plain = told(smtp_uplift().args(["check", "--config"]).arg(&file));
