@@ -12,8 +12,9 @@ use std::{
 use toml::Value;
 
 use super::{
-    Admin, CertificateFiles, Config, Delivery, Limits, Listener, Log, Mailbox, MailboxAuth,
-    NoticeWay, Notices, Smarthost, Spool, TokenSource, word::Word as _,
+    Admin, CertificateFiles, ClientProof, Config, Delivery, Device, DeviceMatch, Limits, Listener,
+    Log, Mailbox, MailboxAuth, NoticeWay, Notices, OAuth, Smarthost, Spool, TokenSource,
+    word::Word as _,
 };
 
 impl Config {
@@ -32,7 +33,7 @@ impl Config {
             users_file,
             smarthost,
             mailboxes,
-            devices: _,
+            devices,
             delivery,
             spool,
             notices,
@@ -60,9 +61,15 @@ impl Config {
             page.section("[auth]");
             page.path("users_file", path);
         }
-        self::smarthost(&mut page, smarthost);
+        self::smarthost(&mut page, "[smarthost]", smarthost);
         for each in mailboxes {
             mailbox(&mut page, each);
+            if each.smarthost != *smarthost {
+                self::smarthost(&mut page, "[mailbox.smarthost]", &each.smarthost);
+            }
+        }
+        for each in devices {
+            device(&mut page, each);
         }
         // What has no field yet has one value that is taken; later defaults may differ.
         page.section("[sender]");
@@ -105,7 +112,7 @@ fn listener(page: &mut Page, listener: &Listener) {
         line_endings,
         hide,
         allow,
-        mailbox: _,
+        mailbox,
     } = listener;
     page.section("[[listener]]");
     page.text("name", name);
@@ -120,6 +127,18 @@ fn listener(page: &mut Page, listener: &Listener) {
     page.list("hide", hide);
     page.list("proxy_protocol_from", &[] as &[&str]);
     page.list("allow", allow.networks());
+    page.some_text("mailbox", mailbox.as_deref());
+}
+
+fn device(page: &mut Page, device: &Device) {
+    let Device { name, who, mailbox } = device;
+    page.section("[[device]]");
+    page.text("name", name);
+    match who {
+        DeviceMatch::Network(network) => page.text("address", &network.to_string()),
+        DeviceMatch::Login(login) => page.text("login", login),
+    }
+    page.some_text("mailbox", mailbox.as_deref());
 }
 
 fn limits(page: &mut Page, limits: &Limits) {
@@ -144,7 +163,7 @@ fn limits(page: &mut Page, limits: &Limits) {
     page.text("recipients_per_device", "0/d");
 }
 
-fn smarthost(page: &mut Page, smarthost: &Smarthost) {
+fn smarthost(page: &mut Page, section: &str, smarthost: &Smarthost) {
     let Smarthost {
         host,
         port,
@@ -154,9 +173,9 @@ fn smarthost(page: &mut Page, smarthost: &Smarthost) {
         ca_file,
         replies_file,
         lease_wait,
-        client: _,
+        client,
     } = smarthost;
-    page.section("[smarthost]");
+    page.section(section);
     page.text("host", host);
     page.bare("port", port);
     page.text("tls", tls.word());
@@ -169,6 +188,10 @@ fn smarthost(page: &mut Page, smarthost: &Smarthost) {
         page.path("replies_file", path);
     }
     page.duration("lease_wait", *lease_wait);
+    if let Some(CertificateFiles { certificate, private_key }) = client {
+        page.path("client_certificate", certificate);
+        page.path("client_key", private_key);
+    }
 }
 
 fn mailbox(page: &mut Page, mailbox: &Mailbox) {
@@ -179,8 +202,9 @@ fn mailbox(page: &mut Page, mailbox: &Mailbox) {
         max_connections,
         messages_per_minute,
         recipients_per_day,
-        message_size: _,
+        message_size,
         send_as,
+        // Written behind it, where it differs.
         smarthost: _,
     } = mailbox;
     page.section("[[mailbox]]");
@@ -201,11 +225,48 @@ fn mailbox(page: &mut Page, mailbox: &Mailbox) {
     page.bare("max_connections", max_connections);
     page.bare("messages_per_minute", messages_per_minute);
     page.bare("recipients_per_day", recipients_per_day);
+    page.some_text("message_size", message_size.map(size).as_deref());
     page.list("send_as", send_as);
-    if let MailboxAuth::XOAuth2 { token: TokenSource::Ready(token) } = auth {
+    if let MailboxAuth::XOAuth2 { token } = auth {
         page.section("[mailbox.oauth]");
-        page.bare("token", token.to_toml());
+        match token {
+            TokenSource::Ready(token) => page.bare("token", token.to_toml()),
+            TokenSource::OAuth(each) => oauth(page, each),
+        }
     }
+}
+
+/// Without the cloud, which is all in the address and the scope.
+fn oauth(page: &mut Page, oauth: &OAuth) {
+    let OAuth {
+        flow,
+        tenant,
+        client_id,
+        client,
+        token_url,
+        scope,
+        refresh_token,
+        client_secret_expires,
+    } = oauth;
+    page.text("flow", flow.word());
+    page.some_text("tenant", Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()));
+    page.text("client_id", client_id);
+    match client {
+        None => {}
+        Some(ClientProof::Secret(secret)) => page.bare("client_secret", secret.to_toml()),
+        Some(ClientProof::Certificate { certificate, private_key }) => {
+            page.path("certificate", certificate);
+            page.bare("private_key", private_key.to_toml());
+        }
+    }
+    if let Some(date) = client_secret_expires {
+        page.bare("client_secret_expires", date);
+    }
+    if let Some(secret) = refresh_token {
+        page.bare("refresh_token", secret.to_toml());
+    }
+    page.text("token_url", token_url);
+    page.text("scope", scope);
 }
 
 fn delivery(page: &mut Page, delivery: &Delivery) {
@@ -276,6 +337,12 @@ impl Page {
 
     fn text(&mut self, key: &str, text: &str) {
         self.bare(key, quoted(text));
+    }
+
+    fn some_text(&mut self, key: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(key, text);
+        }
     }
 
     fn path(&mut self, key: &str, path: &Path) {

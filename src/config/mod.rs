@@ -8,8 +8,9 @@
 //!
 //! `raw` reads the spanned TOML tree, `value` turns one value into a typed one, `resolve` knows the
 //! sections, `word` the settings that are one of several words, `secrets` where passwords and tokens come
-//! from; `effective` writes it all back.
+//! from, `certificate` whether one is a pair with its key; `effective` writes it all back.
 
+mod certificate;
 mod effective;
 mod file;
 mod problem;
@@ -257,6 +258,16 @@ pub struct Smarthost {
     pub client: Option<CertificateFiles>,
 }
 
+impl Smarthost {
+    /// Whether mailboxes of Exchange Online submit there, with their limits, in any of Microsoft's clouds. High
+    /// Volume Email and MX names are other doors.
+    pub fn is_exchange_online(&self) -> bool {
+        let host = self.host.to_ascii_lowercase();
+        let domains = [".office365.com", ".office365.us", ".partner.outlook.cn"];
+        domains.iter().any(|domain| host.ends_with(domain)) && !host.starts_with("smtp-hve.")
+    }
+}
+
 /// When TLS with the smarthost begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SmarthostTls {
@@ -298,11 +309,12 @@ pub struct Mailbox {
     pub username: String,
     /// How it logs in.
     pub auth: MailboxAuth,
-    /// Connections to the smarthost at a time.
+    /// Connections to the smarthost at a time: 3 unless said otherwise, 10 without a login.
     pub max_connections: usize,
-    /// Messages in any minute; 0 means any number.
+    /// Messages in any minute; 0 means any number. 28 unless said otherwise, 0 without a login: connector relay and
+    /// Direct Send have no such limit.
     pub messages_per_minute: u32,
-    /// Recipients in any 24 hours; 0 means any number.
+    /// Recipients in any 24 hours; 0 means any number. 10,000 unless said otherwise, 0 without a login.
     pub recipients_per_day: u32,
     /// Octets of a message that it may send; `None`: what the smarthost says.
     pub message_size: Option<u64>,

@@ -252,13 +252,6 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// A problem of the section as a whole.
-    pub(super) fn complain_here(&self, complaint: Complaint) {
-        let Complaint { reason, hint } = complaint;
-        let problem = self.report.problem(self.line, self.path.clone(), reason, hint);
-        self.report.problems.borrow_mut().push(problem);
-    }
-
     fn push(&self, line: Option<usize>, key: &str, reason: String, hint: Option<String>) {
         let problem = self.report.problem(line, self.path_of(key), reason, hint);
         self.report.problems.borrow_mut().push(problem);

@@ -49,8 +49,9 @@ impl FromIterator<IpNet> for AccessList {
     }
 }
 
-/// `::ffff:10.0.0.0/104` would never match, since addresses are made canonical first.
-fn canonical(network: IpNet) -> IpNet {
+/// A network of IPv4 addresses in IPv6 form as one of IPv4: `::ffff:10.0.0.0/104` would never match, since addresses
+/// are made canonical first.
+pub fn canonical(network: IpNet) -> IpNet {
     let IpNet::V6(v6) = network else {
         return network;
     };

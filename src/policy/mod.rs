@@ -5,5 +5,5 @@
 pub mod access;
 pub mod profile;
 
-pub use access::AccessList;
+pub use access::{AccessList, canonical};
 pub use profile::{DeviceAuth, ListenerTls, TlsProfile};

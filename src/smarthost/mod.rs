@@ -1,17 +1,26 @@
 //! The smarthost's side: one [`connection`], the [`pool`] of a mailbox that lends connections, and the
-//! [`transaction`] that runs on a borrowed one. [`classify`] knows what its replies mean, [`breaker`] when to log
-//! in again after a refusal; [`oauth`] gets access tokens; [`examination`] walks the way to it for a doctor.
+//! [`transaction`] that runs on a borrowed one.
+//!
+//! Whoever wants to send waits at the [`desk`]: [`limits`] say whether anybody may, [`turns`] who is next, and the
+//! [`ledger`] remembers what was sent. Connections come about at the [`gate`]; [`breaker`] knows when to log in again
+//! after a refusal, and [`oauth`] gets access tokens. [`classify`] knows what the smarthost's replies mean;
+//! [`examination`] walks the way to it for a doctor.
 
 pub mod breaker;
 pub mod classify;
 pub mod connection;
+pub mod desk;
 pub mod examination;
 mod expiry;
+pub mod gate;
 pub mod journal;
+pub mod ledger;
+pub mod limits;
 pub mod oauth;
 pub mod pool;
 mod token;
 pub mod transaction;
+pub mod turns;
 
 use std::{
     fs,
@@ -57,6 +66,8 @@ pub struct Target {
     pub mailbox: String,
     /// The name that it logs in with.
     pub username: String,
+    /// Octets of a message that it may send; `None`: what the smarthost says.
+    pub message_size: Option<u64>,
     /// How long one reply of the dialogue before the first MAIL may take.
     pub patience: Duration,
     /// What its replies mean.
@@ -171,7 +182,7 @@ impl Target {
     /// A mailbox of a configuration, and its smarthost.
     pub fn new(config: &Config, mailbox: &Mailbox) -> Result<Self, TargetError> {
         let Smarthost { host, port, .. } = &mailbox.smarthost;
-        Self::with_dialler(config, mailbox, Dialler::Tcp { host: host.clone(), port: *port })
+        Self::with_dialler(config, mailbox, Dialler::tcp(host, *port))
     }
 
     /// A mailbox of a configuration, and its smarthost, with another way to get there.
@@ -199,6 +210,7 @@ impl Target {
             smarthost: smarthost.clone(),
             mailbox: mailbox.address.clone(),
             username: mailbox.username.clone(),
+            message_size: mailbox.message_size,
             patience: PATIENCE,
             catalogue: catalogue(smarthost.replies_file.as_deref())?,
             dialler,
@@ -230,8 +242,9 @@ impl Target {
         self.expiry.credential()
     }
 
-    /// An operator's word: whatever the token endpoint said last, it is asked at the next occasion.
+    /// An operator's word: whatever the last try has met with, the next one is made at once.
     pub fn try_again(&self) {
+        self.dialler.try_again();
         if let Some(tokens) = &self.tokens {
             tokens.try_again();
         }

@@ -38,6 +38,8 @@ pub struct Metrics {
     connections: IntGaugeVec,
     connects: IntCounterVec,
     mailbox_up: IntGaugeVec,
+    mailbox_left: IntGaugeVec,
+    mailbox_waiting: IntGaugeVec,
     certificate_expiry: GaugeVec,
     token_expiry: GaugeVec,
     credential_expiry: GaugeVec,
@@ -201,6 +203,18 @@ impl Metrics {
                 "1 if the last login succeeded",
                 &["mailbox"],
             ),
+            mailbox_left: gauge(
+                &registry,
+                "mailbox_left",
+                "What the mailbox may still send now: messages of a minute, recipients of a day",
+                &["mailbox", "what"],
+            ),
+            mailbox_waiting: gauge(
+                &registry,
+                "mailbox_waiting",
+                "Transactions and deliveries that wait for a turn at the mailbox",
+                &["mailbox"],
+            ),
             certificate_expiry: float_gauge(
                 &registry,
                 "certificate_expiry_timestamp_seconds",
@@ -331,6 +345,20 @@ impl Metrics {
     /// A transaction has waited for a lease.
     pub fn lease_waited(&self, mailbox: &str, took: Duration) {
         self.wait_seconds.with_label_values(&[mailbox]).observe(took.as_secs_f64());
+    }
+
+    /// What a mailbox may still send now: messages of a minute, recipients of a day; `None` is any number.
+    pub fn mailbox_left(&self, mailbox: &str, messages: Option<u32>, recipients: Option<u32>) {
+        for (what, left) in [("messages", messages), ("recipients", recipients)] {
+            if let Some(left) = left {
+                self.mailbox_left.with_label_values(&[mailbox, what]).set(i64::from(left));
+            }
+        }
+    }
+
+    /// So many wait for a turn at a mailbox.
+    pub fn mailbox_waiting(&self, mailbox: &str, waiting: usize) {
+        self.mailbox_waiting.with_label_values(&[mailbox]).set(waiting as i64);
     }
 
     /// The smarthost has answered; class and rule are those of the catalogue.

@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::DAY;
+use super::{DAY, mailbox::Addresses};
 use crate::{
     config::{
         Listener,
@@ -27,6 +27,7 @@ pub(super) fn listeners(
     root: &mut Table<'_>,
     users_given: bool,
     admin: Option<SocketAddr>,
+    known: &Addresses,
 ) -> Vec<Listener> {
     let tables = root.sections("listener");
     if tables.is_empty() && !root.has("listener") {
@@ -41,7 +42,7 @@ pub(super) fn listeners(
         admin.into_iter().filter(|address| address.port() != 0).collect();
     tables
         .into_iter()
-        .map(|table| listener(table, users_given, &mut names, &mut addresses))
+        .map(|table| listener(table, users_given, &mut names, &mut addresses, known))
         .collect()
 }
 
@@ -50,6 +51,7 @@ fn listener(
     users_given: bool,
     names: &mut HashSet<String>,
     addresses: &mut HashSet<SocketAddr>,
+    known: &Addresses,
 ) -> Listener {
     const EXAMPLE: &str = "0.0.0.0:2525";
     let address = table.socket_address("address", EXAMPLE);
@@ -62,6 +64,7 @@ fn listener(
     let line_endings = table.one_of("line_endings", &[]);
     let hide = table.list("hide", keyword);
     let allow = table.list("allow", network);
+    let mailbox = known.named(&mut table);
     unsupported(&mut table);
     if !table.has("systemd") {
         table.require("address", &format!("address = {EXAMPLE:?}"));
@@ -106,7 +109,7 @@ fn listener(
         line_endings: line_endings.unwrap_or_default(),
         hide: hide.unwrap_or_default(),
         allow,
-        mailbox: None,
+        mailbox,
     };
     contradictions(&table, &listener, users_given);
     table.finish();
@@ -176,7 +179,7 @@ fn keyword(value: &DeValue<'_>) -> Result<String, Complaint> {
     Err(Complaint::new(format!("{keyword:?} is not an EHLO keyword that we offer"), hint))
 }
 
-fn network(value: &DeValue<'_>) -> Result<IpNet, Complaint> {
+pub(super) fn network(value: &DeValue<'_>) -> Result<IpNet, Complaint> {
     let hint = "for example \"10.0.0.0/8\" or \"10.1.2.3\"";
     let text = value.as_str().ok_or_else(|| mismatch("a network in quotes", value, hint))?;
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);

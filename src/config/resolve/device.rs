@@ -1,0 +1,99 @@
+//! `[[device]]`.
+
+use ipnet::IpNet;
+
+use super::{listener::network, mailbox::Addresses};
+use crate::{
+    config::{Device, DeviceMatch, Listener, raw::Table},
+    policy::{DeviceAuth, canonical},
+};
+
+/// What a device will be told apart by, from its listener and from others, in later versions.
+const LATER: [&str; 11] = [
+    "senders",
+    "recipients",
+    "delivery",
+    "tls",
+    "tls_profile",
+    "starttls_fallback",
+    "auth",
+    "auth_without_tls",
+    "accept_any_credentials",
+    "line_endings",
+    "hide",
+];
+
+pub(super) fn devices(
+    root: &mut Table<'_>,
+    listeners: &[Listener],
+    known: &Addresses,
+) -> Vec<Device> {
+    let log_in = listeners.iter().any(|listener| listener.auth != DeviceAuth::None);
+    let mut devices = Vec::new();
+    for mut table in root.sections("device") {
+        let device = device(&mut table, known);
+        if let Some(device) = &device {
+            without_effect(&table, device, &devices, log_in);
+        }
+        table.finish();
+        devices.extend(device);
+    }
+    devices
+}
+
+fn device(table: &mut Table<'_>, known: &Addresses) -> Option<Device> {
+    let name = table.text("name", "copier-3rd-floor");
+    let address = table.read("address", network).map(|network| canonical(network).trunc());
+    let login = table.text("login", "copier3");
+    let mailbox = known.named(table);
+    for key in LATER {
+        table.not_yet(key);
+    }
+    match (table.has("address"), table.has("login")) {
+        (true, true) => {
+            table.problem(
+                "login",
+                "a device is told by its address or its login",
+                "remove one of the two",
+            );
+        }
+        (false, false) => {
+            table.require("address", "address = \"10.1.2.3\", or login = \"copier3\"")
+        }
+        _ => {}
+    }
+    let (text, who) = match (address, login) {
+        (Some(network), _) => (shown(network), DeviceMatch::Network(network)),
+        (None, Some(login)) => (login.clone(), DeviceMatch::Login(login)),
+        (None, None) => return None,
+    };
+    Some(Device { name: name.unwrap_or(text), who, mailbox })
+}
+
+/// A single address without its `/32`.
+fn shown(network: IpNet) -> String {
+    match network.prefix_len() == network.max_prefix_len() {
+        true => network.addr().to_string(),
+        false => network.to_string(),
+    }
+}
+
+/// The first match wins, so what comes behind a wider one never counts.
+fn without_effect(table: &Table<'_>, device: &Device, earlier: &[Device], log_in: bool) {
+    let covers = |other: &&Device| match (&other.who, &device.who) {
+        (DeviceMatch::Network(wide), DeviceMatch::Network(narrow)) => wide.contains(narrow),
+        (wide, narrow) => wide == narrow,
+    };
+    let key = match device.who {
+        DeviceMatch::Network(_) => "address",
+        DeviceMatch::Login(_) => "login",
+    };
+    if let Some(other) = earlier.iter().find(covers) {
+        let reason =
+            format!("the device {:?} above has it, and the first that matches counts", other.name);
+        table.warning(key, reason, "put the narrower one first, or remove one of the two");
+    } else if key == "login" && !log_in {
+        let hint = "write auth = \"offer\" at its listener, or tell it by its address";
+        table.warning(key, "no listener offers AUTH, so nobody logs in with it", hint);
+    }
+}
