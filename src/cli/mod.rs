@@ -18,6 +18,7 @@ mod explain;
 mod file;
 mod healthcheck;
 mod init;
+mod login;
 mod man;
 mod passwd;
 mod queue;
@@ -74,6 +75,8 @@ enum Command {
     Demo(demo::Args),
     /// Walk the way to the smarthost step by step, and say what is wrong and what to do
     Doctor(doctor::Args),
+    /// Sign in for a mailbox that logs in with tokens
+    Login(login::Args),
     /// Say what a reply means that a printer, a log or a bounce shows, and what to do
     Explain(explain::Args),
     /// List what the spool keeps, and retry, hold, release, delete or export it
@@ -145,6 +148,7 @@ fn command() -> u8 {
         Command::Run(args) => block_on(run::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
+        Command::Login(args) => block_on(login::run(args)),
         Command::Explain(args) => explain::run(args),
         Command::Queue(args) => block_on(queue::run(args)),
         Command::Sandbox(args) => block_on(sandbox::run(args)),

@@ -127,8 +127,10 @@ mod tests {
     use crate::{
         proto::client::Refusal,
         smarthost::{
+            LoginError,
             classify::{self, catalogue::Catalogue},
             connection::{Lost, LostCause},
+            oauth::{Kind, TokenError},
         },
     };
 
@@ -250,7 +252,20 @@ mod tests {
         assert_eq!(refused(Stage::Connect, "421 4.3.2 Service not available"), later);
         assert_eq!(refused(Stage::Connect, "554 go away"), Course::Hold(Hold::Smarthost));
         let lost = Lost { stage: Stage::Ehlo, cause: LostCause::Closed };
+        let no_token = |kind| {
+            open(OpenError::Login(LoginError::Token(TokenError {
+                message: "no token".to_owned(),
+                remedy: Vec::new(),
+                code: None,
+                aadsts: None,
+                kind,
+                retry_after: None,
+            })))
+        };
         for (error, course) in [
+            (no_token(Kind::Passing), later.clone()),
+            (no_token(Kind::Setting), Course::Hold(Hold::Credential)),
+            (no_token(Kind::Local), Course::Hold(Hold::Credential)),
             (LeaseError::Busy(std::time::Duration::from_secs(5)), later.clone()),
             (LeaseError::LoginRefused(None, None), Course::Hold(Hold::Credential)),
             (open(OpenError::Refused(Refusal::NoStartTls)), Course::Hold(Hold::Smarthost)),

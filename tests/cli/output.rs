@@ -15,12 +15,13 @@ use super::{
 };
 
 /// Every command, with its subcommands.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "init",
     "check",
     "run",
     "demo",
     "doctor",
+    "login",
     "explain",
     "queue",
     "queue list",

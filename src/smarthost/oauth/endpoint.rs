@@ -87,8 +87,8 @@ impl Form {
         self.0.push((key, value.into()));
     }
 
-    /// What must not be shown, should the endpoint say it back to us.
-    fn secrets(&self) -> impl Iterator<Item = &str> {
+    /// What must not be shown, should the endpoint say it back to us: as it is, and as it was sent.
+    fn secrets(&self) -> impl Iterator<Item = String> {
         const SECRET: [&str; 6] = [
             "client_secret",
             "client_assertion",
@@ -98,7 +98,11 @@ impl Form {
             "device_code",
         ];
         let secret = self.0.iter().filter(|(key, value)| SECRET.contains(key) && !value.is_empty());
-        secret.map(|(_, value)| value.as_str())
+        secret.flat_map(|(_, value)| {
+            let mut sent = Url::parse("http://x").expect("this is a URL");
+            sent.query_pairs_mut().append_key_only(value);
+            [Some(value.clone()), sent.query().map(str::to_owned)].into_iter().flatten()
+        })
     }
 }
 
@@ -276,8 +280,8 @@ fn refusal(value: &Value, form: &Form) -> Option<TokenError> {
     let aadsts = fault::aadsts(&description, &numbers);
     let mut error = error.to_owned();
     for secret in form.secrets() {
-        description = description.replace(secret, "[redacted]");
-        error = error.replace(secret, "[redacted]");
+        description = description.replace(&secret, "[redacted]");
+        error = error.replace(&secret, "[redacted]");
     }
     // What follows only says when it was and where to look in Microsoft's own logs.
     let said = description.split(" Trace ID").next().unwrap_or_default();
@@ -332,7 +336,8 @@ fn with_clock(mut error: TokenError, headers: &HeaderMap, host: &str) -> TokenEr
     };
     let ahead = Timestamp::now().as_second() - theirs.as_second();
     if ahead.abs() > SKEW {
-        let (minutes, way) = (ahead.abs() / 60, if ahead > 0 { "ahead of" } else { "behind" });
+        let (minutes, way) =
+            ((ahead.abs() + 30) / 60, if ahead > 0 { "ahead of" } else { "behind" });
         let step = format!(
             "Set this machine's clock: it is {minutes} minutes {way} that of {host}, and what it signs is taken as long past, or not yet valid"
         );

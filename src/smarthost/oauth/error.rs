@@ -84,6 +84,12 @@ impl TokenError {
         }
     }
 
+    /// What is said of any mailbox, said of this one.
+    pub(super) fn of(mut self, mailbox: &str) -> Self {
+        self.remedy.iter_mut().for_each(|step| *step = step.replace("MAILBOX", mailbox));
+        self
+    }
+
     fn new(kind: Kind, message: impl Into<String>, remedy: &str) -> Self {
         Self {
             message: message.into(),

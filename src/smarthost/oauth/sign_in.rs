@@ -1,7 +1,7 @@
 //! Somebody signs in for a mailbox: with a code on another device (RFC 8628), or in a browser on this machine
-//! ([`browser`]). What comes of it is kept, and a running relay takes it up.
+//! (`browser`). What comes of it is kept, and a running relay takes it up.
 
-pub mod browser;
+mod browser;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -64,6 +64,21 @@ struct Begun {
 
 /// Lets somebody sign in with a code, on any device that has a browser.
 pub async fn with_device_code(
+    tokens: &Arc<Tokens>,
+    tell: &mut (dyn FnMut(&Prompt) + Send),
+) -> Result<SignedIn, TokenError> {
+    by_code(tokens, tell).await.map_err(|error| error.of(&tokens.mailbox))
+}
+
+/// Lets somebody sign in with a browser on this machine.
+pub async fn with_browser(
+    tokens: &Arc<Tokens>,
+    tell: &mut (dyn FnMut(&Prompt) + Send),
+) -> Result<SignedIn, TokenError> {
+    browser::sign_in(tokens, tell).await.map_err(|error| error.of(&tokens.mailbox))
+}
+
+async fn by_code(
     tokens: &Arc<Tokens>,
     tell: &mut (dyn FnMut(&Prompt) + Send),
 ) -> Result<SignedIn, TokenError> {

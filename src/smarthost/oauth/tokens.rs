@@ -201,7 +201,7 @@ impl Tokens {
                 self.store.path().display()
             );
         }
-        let asked = self.granted(means).await;
+        let asked = self.granted(means).await.map_err(|error| error.of(&self.mailbox));
         let now = self.born.elapsed();
         match asked {
             Ok((token, identity, life)) => {

@@ -91,15 +91,16 @@ pub(super) fn refused_certificate(
 ) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
-        // An I/O error hands on what is behind it, and not itself.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let inner = inner.and_then(|inner| inner.downcast_ref::<Error>());
-        match error.downcast_ref::<Error>().or(inner) {
-            Some(Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))) => {
-                return Some(cause.downcast_ref::<Refused>()?.explain(host).reason);
-            }
-            _ => next = error.source(),
+        if let Some(Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))) =
+            error.downcast_ref::<Error>()
+        {
+            return Some(cause.downcast_ref::<Refused>()?.explain(host).reason);
         }
+        // The source of an I/O error is that of what it holds, not what it holds.
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(held) => Some(held),
+            None => error.source(),
+        };
     }
     None
 }

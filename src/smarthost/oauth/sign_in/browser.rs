@@ -39,8 +39,7 @@ struct Waiting {
     back: mpsc::Sender<Result<String, TokenError>>,
 }
 
-/// Lets somebody sign in with a browser on this machine.
-pub async fn with_browser(
+pub(super) async fn sign_in(
     tokens: &Arc<Tokens>,
     tell: &mut (dyn FnMut(&Prompt) + Send),
 ) -> Result<SignedIn, TokenError> {
