@@ -35,32 +35,46 @@ impl Relay {
 
     /// As [`Relay::start`], by another program such as env, with lines for the delivery and the mailbox.
     pub async fn build(more: &str, runner: &[String], delivery: &str, mailbox: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let scenario = Scenario { password: Some(PASSWORD.into()), ..Scenario::default() };
-        let sandbox = Sandbox::start(([127, 0, 0, 1], 0).into(), scenario).await.unwrap();
-        let house = Arc::new((sandbox, folder));
-        Self::run(house, runner.to_vec(), more, delivery, mailbox)
+        let house = stand_in(right_password()).await;
+        let port = house.0.address().port();
+        Self::run(house, port, runner.to_vec(), more, delivery, mailbox)
+    }
+
+    /// As [`Relay::start`], in another mode and before a smarthost that behaves in its own way.
+    pub async fn before(scenario: Scenario, more: &str, delivery: &str) -> Self {
+        let house = stand_in(scenario).await;
+        let port = house.0.address().port();
+        Self::run(house, port, Vec::new(), more, delivery, "")
+    }
+
+    /// In a mode, and with something between it and the smarthost: `way` says where that is reached.
+    pub async fn over(way: impl FnOnce(SocketAddr) -> SocketAddr, delivery: &str) -> Self {
+        let house = stand_in(right_password()).await;
+        let port = way(house.0.address()).port();
+        Self::run(house, port, Vec::new(), "", delivery, "")
     }
 
     /// Another relay in the same folder, in another mode, when this one has been killed.
     pub async fn again(&self, delivery: &str) -> Self {
         let _ = Command::new("kill").args(["-KILL", &self.process.id().to_string()]).status();
-        Self::run(Arc::clone(&self.house), Vec::new(), "", delivery, "")
+        let port = self.house.0.address().port();
+        Self::run(Arc::clone(&self.house), port, Vec::new(), "", delivery, "")
     }
 
     fn run(
         house: Arc<(Sandbox, TempDir)>,
+        port: u16,
         runner: Vec<String>,
         more: &str,
         delivery: &str,
         mailbox: &str,
     ) -> Self {
         let (sandbox, folder) = &*house;
-        let port = sandbox.address().port();
         // The relay is not asked where it listens: a port that was free a moment ago will do.
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (address, admin) = (free(), free());
-        let mailbox = format!("password = {{ file = \"password\" }}\n{mailbox}");
+        let mailbox =
+            format!("password = {{ file = \"password\" }}\nmessages_per_minute = 0\n{mailbox}");
         let plan = Plan {
             more,
             delivery,
@@ -97,14 +111,27 @@ impl Relay {
         self.house.1.path()
     }
 
-    /// The value of a metric without labels.
-    pub fn metric(&self, name: &str) -> f64 {
+    fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).unwrap();
         let request =
-            format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
+            format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// A number that `/status` has once.
+    pub fn status(&self, name: &str) -> u64 {
+        let answer = self.get("/status");
+        let (_, value) = answer.split_once(&format!("\"{name}\":")).unwrap();
+        let digits = value.split(|octet: char| !octet.is_ascii_digit()).next().unwrap();
+        digits.parse().unwrap()
+    }
+
+    /// The value of a metric without labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let answer = self.get("/metrics");
         let line = answer.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
         line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
@@ -130,6 +157,15 @@ impl Relay {
     pub fn forget_peak(&self) {
         fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5").unwrap();
     }
+}
+
+fn right_password() -> Scenario {
+    Scenario { password: Some(PASSWORD.into()), ..Scenario::default() }
+}
+
+async fn stand_in(scenario: Scenario) -> Arc<(Sandbox, TempDir)> {
+    let sandbox = Sandbox::start(([127, 0, 0, 1], 0).into(), scenario).await.unwrap();
+    Arc::new((sandbox, tempfile::tempdir().unwrap()))
 }
 
 impl Drop for Relay {

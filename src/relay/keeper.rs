@@ -168,7 +168,7 @@ impl Keeper {
                 return Hold::Message;
             }
             let (hold, news) = stops.stop(wanted.clone(), &fate.said, fate.rule(), now);
-            if matches!(outcome, Outcome::NoLease(LeaseError::Open(error)) if matches!(**error, OpenError::Login(_)))
+            if matches!(outcome, Outcome::NoLease(LeaseError::Open(error)) if matches!(&**error, OpenError::Login(error) if error.is_local()))
             {
                 // A file may be mended any time, and looking at it harms nobody.
                 stops.soon(&hold, now);

@@ -197,7 +197,7 @@ impl Mailbox {
 
     /// How long a new message would wait here, to be compared.
     fn load(&self) -> impl Ord + use<> {
-        (self.pool.waiting(), self.pool.connections().leased)
+        self.pool.load()
     }
 }
 

@@ -3,8 +3,15 @@
 //!
 //! It listens on a socket, or is reached in memory: then a test may stop the clock, which runs on while a socket
 //! is in flight.
+//!
+//! It has Exchange Online's limits, if the scenario says so, for each user who logs in and not for all together: so many
+//! connections at once (432 at the dot), and so many messages in any minute (421 at MAIL). What it saw can be read:
+//! [`Sandbox::submissions`] has the time of each MAIL and of the answer to its dot, [`Sandbox::most_open`] the most
+//! connections that a user had at once, each counted until it was closed.
 
 pub mod device;
+pub mod identity;
+mod record;
 pub mod scenario;
 mod session;
 
@@ -20,10 +27,15 @@ use std::{
 
 use bytes::Bytes;
 use openssl::ssl::SslVersion;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::scenario::{Scenario, Script, Tls};
+pub use self::record::Submission;
+use self::{
+    identity::{Authority, IssuerError, TokenIssuer},
+    record::{Record, Seat},
+    scenario::{Scenario, Script, Tls},
+};
 use crate::{
     policy::TlsProfile,
     transport::{
@@ -35,7 +47,7 @@ use crate::{
     },
 };
 
-/// Octets of mail data that are kept, over all messages; older ones go.
+/// Octets of mail data that are kept, over all messages; older messages go.
 const KEPT: usize = 64 * 1024 * 1024;
 /// Octets on their way in each direction of a connection in memory, as in a socket's buffer.
 const IN_FLIGHT: usize = 64 * 1024;
@@ -50,6 +62,7 @@ pub struct Sandbox {
     certificate: Vec<u8>,
     server: Arc<Server>,
     tracker: TaskTracker,
+    issuer: Option<TokenIssuer>,
 }
 
 /// A message that was accepted.
@@ -59,10 +72,16 @@ pub struct Delivery {
     pub from: String,
     /// The forward-paths.
     pub recipients: Vec<String>,
-    /// The mail data in wire form, without the final dot.
+    /// The mail data in wire form, without the final dot, as far as they are kept.
     pub data: Bytes,
+    /// How many octets they were.
+    pub size: u64,
+    /// SHA-256 of what came behind the header section, in wire form.
+    pub body: [u8; 32],
     /// Who was logged in.
     pub user: String,
+    /// When it was accepted.
+    pub at: Instant,
 }
 
 /// What was seen so far.
@@ -82,6 +101,8 @@ pub struct Counts {
     pub cut: AtomicU64,
     /// Messages that were accepted.
     pub accepted: AtomicU64,
+    /// Token requests, whatever came of them.
+    pub token_requests: Arc<AtomicU64>,
 }
 
 /// Why the stand-in does not start.
@@ -96,12 +117,18 @@ pub enum SandboxError {
     /// No TLS.
     #[error(transparent)]
     Tls(#[from] ServerTlsError),
+    /// Nobody who gives tokens.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
 }
 
 struct Server {
     script: Script,
+    /// Who says what a token is worth; `None`: the scenario.
+    authority: Option<Arc<Authority>>,
     tls: ServerTls,
     counts: Counts,
+    record: Record,
     kept: Mutex<VecDeque<Delivery>>,
     news: Notify,
     /// Nobody is let in.
@@ -126,7 +153,13 @@ impl Sandbox {
     ) -> Result<Self, SandboxError> {
         let socket =
             Listener::bind(address).await.map_err(|error| SandboxError::Bind(address, error))?;
-        let sandbox = Self::new(socket.address(), scenario, identity)?;
+        let issuer = match scenario.identity.clone() {
+            Some(tenant) => Some(TokenIssuer::start(tenant).await?),
+            None => None,
+        };
+        let authority = issuer.as_ref().map(|issuer| Arc::clone(issuer.authority()));
+        let mut sandbox = Self::new(socket.address(), scenario, identity, authority)?;
+        sandbox.issuer = issuer;
         sandbox.tracker.spawn(accept(socket, Arc::clone(&sandbox.server), sandbox.tracker.clone()));
         Ok(sandbox)
     }
@@ -138,26 +171,34 @@ impl Sandbox {
 
     /// One without a socket and with a certificate of the caller's: making one takes longer than all the rest.
     pub fn in_memory_as(scenario: Scenario, identity: &Identity) -> Result<Self, SandboxError> {
-        Self::new(NOWHERE, scenario, identity)
+        let tenant = scenario.identity.clone();
+        let authority = tenant.map(|tenant| Authority::new(tenant, NOWHERE)).transpose()?;
+        Self::new(NOWHERE, scenario, identity, authority.map(Arc::new))
     }
 
     fn new(
         address: SocketAddr,
         scenario: Scenario,
         identity: &Identity,
+        authority: Option<Arc<Authority>>,
     ) -> Result<Self, SandboxError> {
         let certificate = identity.certificate.to_pem().map_err(CertificateError::Make)?;
+        let token_requests = authority.as_ref().map(|authority| authority.counter());
+        let counts =
+            Counts { token_requests: token_requests.unwrap_or_default(), ..Counts::default() };
         let server = Arc::new(Server {
             tls: server_tls(scenario.tls, identity)?,
             script: Script::new(scenario),
-            counts: Counts::default(),
+            authority,
+            counts,
+            record: Record::default(),
             kept: Mutex::default(),
             news: Notify::new(),
             refuses: AtomicBool::new(false),
             cut: Mutex::default(),
             stop: CancellationToken::new(),
         });
-        Ok(Self { address, certificate, server, tracker: TaskTracker::new() })
+        Ok(Self { address, certificate, server, tracker: TaskTracker::new(), issuer: None })
     }
 
     /// A connection in memory, unless it refuses them.
@@ -187,6 +228,10 @@ impl Sandbox {
     /// From now on nothing goes wrong, whatever the scenario or an address asks for. What hangs already hangs on.
     pub fn mend(&self) {
         self.server.script.mend();
+        if let Some(authority) = self.authority() {
+            authority.fail(None);
+            authority.mistake(None);
+        }
     }
 
     /// Closes every connection that is open, wherever its dialogue is.
@@ -205,9 +250,24 @@ impl Sandbox {
         &self.certificate
     }
 
+    /// Who gives the tokens that it takes, if the scenario has somebody. In memory it has no endpoint.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.server.authority.as_deref()
+    }
+
     /// What was seen so far.
     pub fn counts(&self) -> &Counts {
         &self.server.counts
+    }
+
+    /// What was handed in, or begun to be, oldest first: the last 100,000.
+    pub fn submissions(&self) -> Vec<Submission> {
+        self.server.record.all()
+    }
+
+    /// The most connections that a user had at once; a connection is a user's from its login until it is closed.
+    pub fn most_open(&self, user: &str) -> usize {
+        self.server.record.open(user).1
     }
 
     /// The messages that are kept, oldest first.
@@ -235,7 +295,10 @@ impl Sandbox {
     }
 
     /// Closes every connection and the door: the smarthost is gone.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
+        if let Some(issuer) = self.issuer.take() {
+            issuer.stop().await;
+        }
         self.server.stop.cancel();
         self.tracker.close();
         self.tracker.wait().await;
@@ -285,16 +348,12 @@ impl Server {
         if self.refuses.load(Ordering::SeqCst) {
             return;
         }
-        let open = self.counts.open.fetch_add(1, Ordering::SeqCst) + 1;
-        self.counts.most_open.fetch_max(open, Ordering::SeqCst);
-        self.counts.connections.fetch_add(1, Ordering::SeqCst);
-        let serving = session::serve(io, peer, Arc::clone(&self));
+        let serving = session::serve(io, peer, Seat::new(&self), Arc::clone(&self));
         tokio::select! {
             () = serving => {}
             () = cut.cancelled() => {}
             () = self.stop.cancelled() => {}
         }
-        self.counts.open.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn keep(&self, delivery: Delivery) {

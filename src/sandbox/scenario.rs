@@ -13,6 +13,12 @@
 //!
 //! What follows a `+` is ignored, so that addresses can be told apart.
 //!
+//! A fault of a file may be left to `chance`, by a generator that `seed` starts: the same dialogues in the same order
+//! meet with the same faults.
+//!
+//! `max_connections` and `messages_per_minute` are Exchange Online's limits, of each user: above the first every message
+//! gets 432 at its dot, above the second 421 at MAIL, and the connection is closed.
+//!
 //! There are two stages without an answer of their own, where a fault strikes all the same:
 //!
 //! | stage | when | what a fault does there |
@@ -21,12 +27,16 @@
 //! | `tls` (file only) | the handshake has begun | `reply` and `garbage` come in the clear, then it closes; `hang` goes no further, `delay` later |
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use serde::Deserialize;
 
+use super::identity::Tenant;
 use crate::proto::reply::{Code, Enhanced, Reply};
 
 /// Behaviour, as a scenario file says it (TOML).
@@ -39,6 +49,8 @@ pub struct Scenario {
     pub password: Option<String>,
     /// The only access token that is right; absent: any.
     pub token: Option<String>,
+    /// Who gives the access tokens that are right, and no others then; absent: nobody.
+    pub identity: Option<Tenant>,
     /// Whether TLS begins with the first octet; Exchange Online does not do that, others do.
     pub implicit: bool,
     /// What TLS it speaks.
@@ -51,8 +63,14 @@ pub struct Scenario {
     pub hide: Vec<String>,
     /// The SIZE that is offered, in octets.
     pub size: u64,
-    /// Connections above this number get 432 at the dot; absent: no limit.
+    /// Messages of a user who has more connections than that get 432 at the dot; absent: no limit.
     pub max_connections: Option<usize>,
+    /// A user's messages above this number in any minute get 421 at MAIL; absent: no limit.
+    pub messages_per_minute: Option<usize>,
+    /// Octets of each message's data that are kept to be looked at.
+    pub keep: usize,
+    /// Where chance begins.
+    pub seed: u64,
     /// What goes wrong.
     #[serde(rename = "fault")]
     pub faults: Vec<Fault>,
@@ -96,6 +114,9 @@ pub struct Fault {
     pub every: u32,
     /// Only so often; absent: always.
     pub times: Option<u32>,
+    /// Only by chance, from 0 for never to 1 for always; `every` and `times` count what is left.
+    #[serde(default = "always")]
+    pub chance: f64,
 }
 
 /// A place in the dialogue.
@@ -152,6 +173,7 @@ pub(super) enum Words {
 pub(super) struct Script {
     pub(super) scenario: Scenario,
     reached: Vec<AtomicU32>,
+    chance: Mutex<fastrand::Rng>,
     /// Nothing goes wrong any more.
     mended: AtomicBool,
 }
@@ -162,6 +184,7 @@ impl Default for Scenario {
             user: None,
             password: None,
             token: None,
+            identity: None,
             implicit: false,
             tls: Tls::default(),
             starttls: true,
@@ -169,6 +192,9 @@ impl Default for Scenario {
             hide: Vec::new(),
             size: 157_286_400,
             max_connections: None,
+            messages_per_minute: None,
+            keep: super::KEPT,
+            seed: 0,
             faults: Vec::new(),
         }
     }
@@ -184,8 +210,14 @@ impl Scenario {
                     format!("{text:?} is no reply: write code, enhanced code and text")
                 })?;
             }
-            if fault.every == 0 || !(0.0..=86_400.0).contains(&fault.delay) {
-                return Err("every is 1 or more, delay from 0 to 86400 seconds".to_owned());
+            if fault.every == 0
+                || !(0.0..=86_400.0).contains(&fault.delay)
+                || !(0.0..=1.0).contains(&fault.chance)
+            {
+                return Err(
+                    "every is 1 or more, delay from 0 to 86400 seconds, chance from 0 to 1"
+                        .to_owned(),
+                );
             }
             if [fault.reply.is_some(), fault.hang, fault.garbage]
                 .into_iter()
@@ -214,7 +246,8 @@ impl Fault {
 impl Script {
     pub(super) fn new(scenario: Scenario) -> Self {
         let reached = scenario.faults.iter().map(|_| AtomicU32::new(0)).collect();
-        Self { scenario, reached, mended: AtomicBool::new(false) }
+        let chance = Mutex::new(fastrand::Rng::with_seed(scenario.seed));
+        Self { scenario, reached, chance, mended: AtomicBool::new(false) }
     }
 
     /// From now on no fault is due.
@@ -238,6 +271,9 @@ impl Script {
             .zip(&self.reached)
             .filter(|(fault, _)| fault.stage == stage);
         for (fault, reached) in scripted {
+            if fault.chance < 1.0 && self.chance() >= fault.chance {
+                continue;
+            }
             let count = reached.fetch_add(1, Ordering::SeqCst) + 1;
             if count % fault.every == 0
                 && fault.times.is_none_or(|times| count / fault.every <= times)
@@ -254,10 +290,18 @@ impl Script {
             .find(|(at, _)| *at == stage)
             .map(|(_, deed)| deed)
     }
+
+    fn chance(&self) -> f64 {
+        self.chance.lock().unwrap_or_else(PoisonError::into_inner).f64()
+    }
 }
 
 const fn one() -> u32 {
     1
+}
+
+const fn always() -> f64 {
+    1.0
 }
 
 /// Reads `code enhanced text`.
@@ -377,6 +421,24 @@ mod tests {
         assert!(due(&script, Stage::Dot, "close-dot@x").is_none(), "nor what an address asks for");
         assert!(Scenario::parse("[[fault]]\nstage = 'dot'\nreply = 'no'").is_err());
         assert!(Scenario::parse("passwort = 'p'").unwrap_err().contains("passwort"));
+    }
+
+    #[test]
+    fn chance_is_the_same_with_the_same_seed() {
+        let times = |lines: &str| -> Vec<bool> {
+            let fault = "[[fault]]\nstage = 'dot'\nreply = '451 4.7.0 PRX4'";
+            let script = Script::new(Scenario::parse(&lines.replace("FAULT", fault)).unwrap());
+            (0..1_000).map(|_| due(&script, Stage::Dot, "a@b").is_some()).collect()
+        };
+        let struck = |times: &[bool]| times.iter().filter(|struck| **struck).count();
+        let one = times("seed = 1\nFAULT\nchance = 0.1");
+        assert!((50..150).contains(&struck(&one)), "{}", struck(&one));
+        assert_eq!(one, times("seed = 1\nFAULT\nchance = 0.1"));
+        assert_ne!(one, times("seed = 2\nFAULT\nchance = 0.1"));
+        assert_eq!(struck(&times("FAULT\nchance = 0.1\ntimes = 7")), 7);
+        assert_eq!(struck(&times("FAULT\nchance = 0.0")), 0);
+        assert_eq!(struck(&times("FAULT\nchance = 1.0")), 1_000);
+        assert!(Scenario::parse("[[fault]]\nstage = 'dot'\nchance = 1.5").is_err());
     }
 
     #[test]

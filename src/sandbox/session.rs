@@ -8,11 +8,16 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use openssl::sha::Sha256;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::Instant,
+};
 use tokio_util::codec::Framed;
 
 use super::{
     Delivery, Server,
+    record::Seat,
     scenario::{Deed, Stage, Words},
 };
 use crate::{
@@ -35,6 +40,8 @@ const GARBAGE: &[u8] = b"\xff\x00 hello\r\n";
 struct Over;
 
 struct Peer {
+    /// Given up before the connection is closed: whoever sees the close finds it gone.
+    seat: Option<Seat>,
     framed: Framed<BoxIo, ServerCodec>,
     server: Arc<Server>,
     address: IpAddr,
@@ -45,10 +52,21 @@ struct Peer {
     refused_login: Option<Reply>,
     from: Option<String>,
     recipients: Vec<String>,
+    /// The number of this submission in the record.
+    submission: Option<u64>,
 }
 
-pub(super) async fn serve(io: BoxIo, address: IpAddr, server: Arc<Server>) {
+/// Where the header section of mail data ends.
+#[derive(Default)]
+struct Behind {
+    /// What was seen of the line end and the empty line behind the last field.
+    matched: usize,
+    body: Sha256,
+}
+
+pub(super) async fn serve(io: BoxIo, address: IpAddr, seat: Seat, server: Arc<Server>) {
     let peer = Peer {
+        seat: Some(seat),
         framed: Framed::new(io, ServerCodec::new()),
         server,
         address,
@@ -58,6 +76,7 @@ pub(super) async fn serve(io: BoxIo, address: IpAddr, server: Arc<Server>) {
         refused_login: None,
         from: None,
         recipients: Vec::new(),
+        submission: None,
     };
     // `Over` is how every connection ends.
     let _ = if peer.server.script.scenario.implicit {
@@ -128,6 +147,18 @@ impl Peer {
                 if let Some(refusal) = self.mail_refusal(params.size) {
                     return self.say(&refusal).await;
                 }
+                let limit = self.server.script.scenario.messages_per_minute;
+                self.submission =
+                    self.server.record.mail(self.user.as_deref().unwrap_or_default(), limit);
+                if self.submission.is_none() {
+                    self.say(&simple(
+                        421,
+                        Enhanced(4, 4, 2),
+                        "Message submission rate for this client has exceeded the configured limit",
+                    ))
+                    .await?;
+                    return self.close().await;
+                }
                 self.from = Some(path.as_str().to_owned());
                 if self.answered(Stage::Mail, simple(250, Enhanced(2, 1, 0), "Sender OK")).await?
                     != 250
@@ -163,8 +194,7 @@ impl Peer {
             Command::Quit => {
                 self.say(&simple(221, Enhanced(2, 0, 0), "Service closing transmission channel"))
                     .await?;
-                let _ = self.framed.close().await;
-                Err(Over)
+                self.close().await
             }
             Command::StartTls if self.tls => {
                 self.say(&simple(
@@ -237,11 +267,17 @@ impl Peer {
         };
         let scenario = &self.server.script.scenario;
         let right = password.is_some_and(|password| matches(&scenario.password, &password))
-            || token.is_some_and(|token| matches(&scenario.token, &token));
+            || token.is_some_and(|token| match &self.server.authority {
+                Some(authority) => authority.accepts(&token, &user),
+                None => matches(&scenario.token, &token),
+            });
         if right && matches(&self.server.script.scenario.user, &user) {
             let reply = Reply::new(235, Enhanced(2, 7, 0), "Authentication successful");
             if self.answered(Stage::Auth, reply).await? == 235 {
                 self.server.counts.logins.fetch_add(1, Ordering::SeqCst);
+                if let Some(seat) = &mut self.seat {
+                    seat.is_of(&user);
+                }
                 self.user = Some(user);
                 return Ok(());
             }
@@ -313,13 +349,14 @@ impl Peer {
         }
         // Exchange Online refuses bare line feeds; it does not mend them.
         self.framed.codec_mut().start_data(LineEndings::Strict);
-        let mut data = BytesMut::new();
+        let (mut data, mut behind) = (BytesMut::new(), Behind::default());
+        let keep = self.server.script.scenario.keep.min(super::KEPT);
         let mut verdict = Reply::new(
             250,
             Enhanced(2, 0, 0),
             format!("OK <{:016x}@{HOST}> [Hostname={HOST}]", fastrand::u64(..)),
         );
-        let mut passed = false;
+        let (mut length, mut passed) = (0, false);
         let size = loop {
             let item = self.next().await.inspect_err(|_| {
                 self.server.counts.cut.fetch_add(1, Ordering::SeqCst);
@@ -327,9 +364,11 @@ impl Peer {
             match item {
                 ServerItem::Data(chunk) => {
                     data.extend_from_slice(
-                        &chunk[..chunk.len().min(super::KEPT.saturating_sub(data.len()))],
+                        &chunk[..chunk.len().min(keep.saturating_sub(data.len()))],
                     );
-                    if data.len() >= IN_DATA && !std::mem::replace(&mut passed, true) {
+                    behind.take(&chunk);
+                    length += chunk.len();
+                    if length >= IN_DATA && !std::mem::replace(&mut passed, true) {
                         self.strike(Stage::InData).await?;
                     }
                 }
@@ -352,10 +391,9 @@ impl Peer {
                 "Message size exceeds fixed maximum message size",
             );
         }
-        if scenario
-            .max_connections
-            .is_some_and(|most| self.server.counts.open.load(Ordering::SeqCst) > most)
-        {
+        let user = self.user.clone().unwrap_or_default();
+        let open = self.server.record.open(&user).0;
+        if scenario.max_connections.is_some_and(|most| open > most) {
             verdict = Reply::new(
                 432,
                 Enhanced(4, 3, 2),
@@ -368,9 +406,16 @@ impl Peer {
             from: self.from.clone().unwrap_or_default(),
             recipients: self.recipients.clone(),
             data: data.freeze(),
-            user: self.user.clone().unwrap_or_default(),
+            size,
+            body: behind.body.finish(),
+            user,
+            at: Instant::now(),
         };
         let code = self.answered(Stage::Dot, verdict).await?;
+        let delivery = Delivery { at: Instant::now(), ..delivery };
+        if let Some(number) = self.submission.take() {
+            self.server.record.dot(number, code);
+        }
         self.reset();
         if code == 250 {
             // Kept before it is said: who has read the 250 finds the message.
@@ -466,6 +511,7 @@ impl Peer {
     }
 
     async fn close<T>(&mut self) -> Result<T, Over> {
+        self.seat = None;
         let _ = self.framed.close().await;
         Err(Over)
     }
@@ -500,6 +546,23 @@ impl Peer {
             recipients: Vec::new(),
             ..self
         })
+    }
+}
+
+impl Behind {
+    fn take(&mut self, chunk: &[u8]) {
+        const END: &[u8] = b"\r\n\r\n";
+        let mut rest = chunk;
+        while self.matched < END.len() {
+            let Some((octet, after)) = rest.split_first() else { return };
+            rest = after;
+            self.matched = match *octet {
+                octet if octet == END[self.matched] => self.matched + 1,
+                b'\r' => 1,
+                _ => 0,
+            };
+        }
+        self.body.update(rest);
     }
 }
 

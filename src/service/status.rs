@@ -13,7 +13,7 @@ use crate::{
         keeper::Keeper,
         mailboxes::{Mailbox, Mailboxes},
     },
-    smarthost::{journal::Trouble, pool::Connections},
+    smarthost::{desk::Left, journal::Trouble, pool::Connections},
     spool::queue::{Queue as _, State},
     telemetry::{metrics::Metrics, transcript::Transcripts},
 };
@@ -57,8 +57,12 @@ struct MailboxState<'a> {
     state: &'static str,
     connections: Connections,
     waiting: usize,
+    /// What it may still send.
+    budget: Left,
     /// What is held until somebody changes a setting.
     stopped: Vec<String>,
+    token_expires: Option<String>,
+    credential_expires: Option<String>,
     last_error: Option<Trouble>,
 }
 
@@ -169,7 +173,10 @@ fn state(mailbox: &Mailbox) -> MailboxState<'_> {
         state: mailbox.state(),
         connections: mailbox.pool.connections(),
         waiting: mailbox.pool.waiting(),
+        budget: mailbox.pool.left(),
         stopped: mailbox.stops().names(),
+        token_expires: mailbox.pool.journal().token_expires().map(|at| at.to_string()),
+        credential_expires: mailbox.pool.journal().credential_expires().map(|at| at.to_string()),
         last_error: mailbox.pool.journal().last_error(),
     }
 }

@@ -21,7 +21,8 @@ use crate::{
     },
     smarthost::{
         Target,
-        pool::{Lifetime, Pool},
+        ledger::Ledger,
+        pool::{Allowance, Lifetime, Pool},
     },
     spool::store::Store,
     telemetry::{
@@ -58,7 +59,8 @@ pub async fn wire(
         metrics.breaker(&mailbox.address, false);
         let pool = Pool::new(
             target,
-            mailbox.max_connections,
+            mailbox.into(),
+            ledger(config, mailbox),
             Lifetime::default(),
             metrics.clone(),
             Arc::clone(&transcripts),
@@ -90,6 +92,12 @@ pub async fn wire(
         keeper.tasks.spawn(notifier.run(Arc::clone(&keeper), relay.drain.clone()));
     }
     Ok(Wired { relay, background })
+}
+
+/// Where what a mailbox has sent outlives a restart, if it is limited.
+fn ledger(config: &Config, mailbox: &config::Mailbox) -> Option<Ledger> {
+    let limited = mailbox.messages_per_minute > 0 || mailbox.recipients_per_day > 0;
+    limited.then(|| Ledger::new(&config.state_dir.join("limits"), &mailbox.address))
 }
 
 /// What keeps messages: there if the mode asks for it, or if an earlier relay has kept some.
@@ -147,7 +155,8 @@ fn notifier(
             };
             servers.push(Pool::new(
                 Target::new(config, &server)?,
-                1,
+                Allowance::unlimited(1),
+                None,
                 Lifetime::default(),
                 relay.metrics.clone(),
                 Arc::clone(&relay.transcripts),

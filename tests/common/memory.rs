@@ -17,7 +17,8 @@ use smtp_uplift::{
     service::wire::{Wired, doors, wire},
     smarthost::{
         Target,
-        pool::{Lifetime, Pool},
+        ledger::Ledger,
+        pool::{Allowance, Lifetime, Pool},
     },
     telemetry::{
         metrics::Metrics,
@@ -113,7 +114,7 @@ impl InMemory {
         self.connect_from(DEVICE)
     }
 
-    /// The same, of a device at that address.
+    /// The same for a device with an address of its own.
     pub fn connect_from(&self, peer: IpAddr) -> BoxIo {
         let (theirs, ours) = tokio::io::duplex(64 * 1024);
         let (door, relay) = (Arc::clone(&self.door), Arc::clone(&self.relay));
@@ -184,12 +185,32 @@ pub fn pool(
     lifetime: Lifetime,
 ) -> (Sandbox, Arc<Pool>, TempDir) {
     let (sandbox, folder) = (Sandbox::in_memory(scenario).unwrap(), tempfile::tempdir().unwrap());
-    let config = configured(&sandbox, &folder, &Plan::default());
+    let pool = pool_to(&sandbox, &folder, Allowance::unlimited(max_connections), None, lifetime);
+    (sandbox, pool, folder)
+}
+
+/// A pool alone, with limits.
+pub fn limited_pool(
+    sandbox: &Sandbox,
+    folder: &TempDir,
+    allowance: Allowance,
+    ledger: Option<Ledger>,
+) -> Arc<Pool> {
+    pool_to(sandbox, folder, allowance, ledger, Lifetime::default())
+}
+
+fn pool_to(
+    sandbox: &Sandbox,
+    folder: &TempDir,
+    allowance: Allowance,
+    ledger: Option<Ledger>,
+    lifetime: Lifetime,
+) -> Arc<Pool> {
+    let config = configured(sandbox, folder, &Plan::default());
     let target = Target::with_dialler(&config, &config.mailboxes[0], sandbox.dialler()).unwrap();
     let (metrics, transcripts) = (Metrics::new("none"), Transcripts::new(Keep::Failed));
-    let pool =
-        Pool::new(target, max_connections, lifetime, metrics, transcripts, TaskTracker::new());
-    (sandbox, pool, folder)
+    let tracker = TaskTracker::new();
+    Pool::new(target, allowance, ledger, lifetime, metrics, transcripts, tracker)
 }
 
 /// Runs something with the clock stopped; returns what came of it and how long that took by that clock.
