@@ -4,9 +4,9 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, sync::atomic::Ordering, time::Duration};
 
-use common::{House, KEEP, MAILBOX, Plan};
+use common::{House, KEEP, MAILBOX, PASSWORD, Plan};
 use serde_json::Value;
 use smtp_uplift::{sandbox::device::Device, transport::device_tls::DeviceTls};
 use tokio::{
@@ -102,6 +102,66 @@ async fn what_failed_can_be_read_up_under_the_id_of_its_log_line() {
         none.starts_with("HTTP/1.1 404") && none.contains("no transcript of nothing"),
         "{none}"
     );
+}
+
+#[tokio::test]
+async fn a_last_error_is_told_as_past_once_a_message_was_taken() {
+    let house = House::new().await;
+    house.send("reply-554-5.2.252-dot@x", &["b@x"]).await;
+    let last = async || json(&house, "/status").await["mailboxes"][0]["last_error"].clone();
+    assert_eq!(last().await["past"], false);
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("250 "));
+    let last = last().await;
+    assert_eq!((&last["past"], &last["rule"]), (&true.into(), &"send-as-denied".into()));
+}
+
+#[tokio::test]
+async fn it_is_not_ready_while_no_mailbox_can_send_and_says_why() {
+    let more = "[[mailbox]]\naddress = \"second@example.com\"\npassword = { file = \"second\" }\n";
+    for (second, ready) in [(PASSWORD, true), ("wrong", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("second"), second).unwrap();
+        let more =
+            more.replace("\"second\" }", &format!("\"{}/second\" }}", folder.path().display()));
+        let house =
+            House::build(Plan { mailbox: "password = \"wrong\"", more: &more, ..Plan::default() })
+                .await;
+        let logins = |house: &House| {
+            let counts = house.sandbox.counts();
+            counts.logins.load(Ordering::SeqCst) + counts.refused_logins.load(Ordering::SeqCst)
+        };
+        while logins(&house) < 2
+            || house.service.metrics().render().matches("upstream_connects_total{").count() < 2
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let admin = house.service.admin().unwrap();
+        let answer = common::get(admin, "/readyz", "").await;
+        assert_eq!(answer.starts_with("HTTP/1.1 200 "), ready, "{answer}");
+        if !ready {
+            assert!(
+                answer.contains(
+                    "no mailbox can send: scanner@example.com: its login was refused; second@"
+                ),
+                "{answer}"
+            );
+        }
+        let status = json(&house, "/status").await;
+        let states: Vec<_> = status["mailboxes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["state"].as_str().unwrap())
+            .collect();
+        assert_eq!(states, ["login-refused", if ready { "ready" } else { "login-refused" }]);
+        let metrics = common::get(admin, "/metrics", "").await;
+        for (mailbox, open) in [(MAILBOX, 1), ("second@example.com", i32::from(!ready))] {
+            for (name, value) in [("breaker_open", open), ("up", 1 - open)] {
+                let line = format!("smtp_uplift_mailbox_{name}{{mailbox=\"{mailbox}\"}} {value}\n");
+                assert!(metrics.contains(&line), "{line}{metrics}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -181,7 +181,12 @@ impl Keeper {
         let mut happened = Vec::new();
         for (hold, fate) in opened {
             self.stop(&hold, &fate, mailbox);
-            happened.push(Happened::Stopped { hold, fate });
+            happened.push(Happened::Stopped {
+                hold,
+                mailbox: mailbox.address().to_owned(),
+                others: self.mailboxes.only().is_none(),
+                fate,
+            });
         }
         if plan.standing.hold == Some(Hold::Message) && before.hold != Some(Hold::Message) {
             happened.push(Happened::Held { fate: fates[plan.decisive].clone() });

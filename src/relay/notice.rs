@@ -52,6 +52,10 @@ pub enum Happened {
     Stopped {
         /// What is stopped.
         hold: Hold,
+        /// At which mailbox.
+        mailbox: String,
+        /// Other mailboxes send what is not bound to this one.
+        others: bool,
         /// The reply.
         fate: Fate,
     },
@@ -106,7 +110,7 @@ impl Happened {
             Self::Stopped { hold: Hold::Sender(address), .. } => {
                 format!("Held: all mail from {address}")
             }
-            Self::Stopped { .. } => format!("Held: all mail of {}", case.mailbox),
+            Self::Stopped { mailbox, .. } => format!("Held: all mail of {mailbox}"),
         }
     }
 
@@ -136,12 +140,12 @@ impl Happened {
                 case.id,
                 explained(fate)
             ),
-            Self::Stopped { hold, fate } => writeln!(
+            Self::Stopped { hold, mailbox, others, fate } => writeln!(
                 text,
                 "{} is held until somebody has acted; nothing is lost. {}, and when one is accepted all the others \
                  follow. After you have acted, smtp-uplift queue release {} or SIGHUP to the relay (systemctl reload) \
                  has it tried at once.\n{}",
-                reach(hold, case.mailbox),
+                reach(hold, mailbox, *others),
                 if *hold == Hold::Credential {
                     "A changed password or token is noticed within seconds, and a refused password is not tried again \
                      before it has changed"
@@ -155,8 +159,12 @@ impl Happened {
     }
 }
 
-fn reach(hold: &Hold, mailbox: &str) -> String {
+fn reach(hold: &Hold, mailbox: &str, others: bool) -> String {
     match hold {
+        Hold::Sender(address) if others => {
+            format!("All mail from {address} that only {mailbox} may send")
+        }
+        _ if others => format!("All mail that only {mailbox} may send"),
         Hold::Sender(address) => format!("All mail from {address}"),
         Hold::Smarthost => "All mail".to_owned(),
         _ => format!("All mail that goes through {mailbox}"),
@@ -250,9 +258,16 @@ mod tests {
         let held = || Happened::Held { fate: fate(550, "no") };
         assert_eq!(compose(&case(""), &[held()], "", now), None);
         assert_eq!(compose(&case("a@b"), &[], "", now), None);
-        let stopped = Happened::Stopped { hold: Hold::Mailbox, fate: fate(550, "no") };
-        let notice = compose(&case(""), &[held(), stopped], "", now).unwrap();
-        assert_eq!(notice.subject, "Held: all mail of scanner@example.com");
+        let stopped = |others| Happened::Stopped {
+            hold: Hold::Mailbox,
+            mailbox: "box@example.com".to_owned(),
+            others,
+            fate: fate(550, "no"),
+        };
+        let notice = compose(&case(""), &[held(), stopped(false)], "", now).unwrap();
+        assert_eq!(notice.subject, "Held: all mail of box@example.com");
+        let notice = compose(&case(""), &[stopped(true)], "", now).unwrap();
+        assert!(notice.text.starts_with("All mail that only box@example.com may send is held "));
     }
 
     #[test]

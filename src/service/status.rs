@@ -18,6 +18,9 @@ use crate::{
     telemetry::{metrics::Metrics, transcript::Transcripts},
 };
 
+/// Octets of a reason: `healthcheck` prints 200.
+const SENTENCE: usize = 190;
+
 /// What there is to tell of.
 pub(super) struct Status {
     pub(super) metrics: Metrics,
@@ -134,8 +137,10 @@ impl Status {
         if self.drain.is_cancelled() {
             return Some("draining".to_owned());
         }
-        let cannot_send =
-            || self.mailboxes.trouble().map(|trouble| format!("no mailbox can send: {trouble}"));
+        let cannot_send = || {
+            let said = format!("no mailbox can send: {}", self.mailboxes.trouble()?);
+            Some(said.chars().filter(char::is_ascii).take(SENTENCE).collect())
+        };
         self.spool_trouble().or_else(cannot_send)
     }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -49,6 +49,11 @@ pub struct Trouble {
     pub meaning: String,
     /// What to do, one step an item.
     pub remedy: Vec<String>,
+    /// The same has gone well since.
+    pub past: bool,
+    /// It was before MAIL: a login shows that it is past.
+    #[serde(skip)]
+    early: bool,
 }
 
 impl Journal {
@@ -78,8 +83,11 @@ impl Journal {
         let verdict = self.judge(stage, reply);
         let (class, rule) = (verdict.class.as_str(), verdict.rule.as_str());
         self.metrics.upstream_reply(&self.mailbox, stage, reply, class, rule);
-        if reply.code.get() >= 400 && !follows {
-            self.note(stage, reply, &verdict);
+        match (stage, reply.code.get()) {
+            (_, 400..) if !follows => self.note(stage, reply, &verdict),
+            (Stage::Auth, 235) => self.went_well(true),
+            (Stage::Eod, 250) => self.went_well(false),
+            _ => {}
         }
         verdict
     }
@@ -101,6 +109,8 @@ impl Journal {
             rule: rule.to_owned(),
             meaning: verdict.meaning.to_string(),
             remedy: verdict.remedy.to_vec(),
+            past: false,
+            early: stage <= Stage::Auth,
         });
     }
 
@@ -131,6 +141,8 @@ impl Journal {
             rule: rule.to_owned(),
             meaning,
             remedy,
+            past: false,
+            early: true,
         });
     }
 
@@ -146,10 +158,23 @@ impl Journal {
 
     /// What went wrong last.
     pub fn last_error(&self) -> Option<Trouble> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last().clone()
+    }
+
+    /// A message was taken, or a login only.
+    fn went_well(&self, login: bool) {
+        if let Some(trouble) = self.last().as_mut()
+            && (trouble.early || !login)
+        {
+            trouble.past = true;
+        }
     }
 
     fn keep(&self, trouble: Trouble) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+        *self.last() = Some(trouble);
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 use super::{
-    common::{House, MESSAGE},
+    common::{House, MESSAGE, Plan},
     filters, smtp_uplift, told,
 };
 
@@ -26,6 +26,17 @@ fn ask(folder: &TempDir, admin: &str) -> String {
     )
     .unwrap();
     told(smtp_uplift().args(["healthcheck", "--config"]).arg(&file))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_whose_mailboxes_cannot_send_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::build(Plan { mailbox: "password = \"wrong\"", ..Plan::default() }).await;
+    assert_eq!(
+        ask(&folder, &house.service.admin().unwrap().to_string()),
+        "exit code 1\n--- stderr\nsmtp-uplift: not ready: no mailbox can send: scanner@example.com: \
+         its login was refused\n"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

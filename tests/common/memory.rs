@@ -24,7 +24,7 @@ use smtp_uplift::{
         metrics::Metrics,
         transcript::{Keep, Transcripts},
     },
-    transport::stream::BoxIo,
+    transport::{certificate::Identity, stream::BoxIo},
 };
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -37,6 +37,8 @@ const DEVICE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// A relay with its smarthost, reached over streams in memory.
 pub struct InMemory {
     pub sandbox: Sandbox,
+    /// The smarthosts of the second mailbox and so on; those without one of their own share the first.
+    pub more: Vec<Sandbox>,
     pub relay: Arc<Relay>,
     pub door: Arc<Door>,
     /// What the relay does beside its sessions.
@@ -58,19 +60,53 @@ impl InMemory {
 
     /// A relay before a smarthost that is there already, in a folder that may be another relay's.
     pub async fn with(sandbox: Sandbox, folder: TempDir, plan: Plan<'_>) -> Self {
-        let config = configured(&sandbox, &folder, &plan);
+        Self::with_more(sandbox, Vec::new(), folder, plan).await
+    }
+
+    /// A relay of which each mailbox has a smarthost of its own, by their scenarios; the first is the plan's.
+    pub async fn several(plan: Plan<'_>, more: Vec<Scenario>) -> Self {
+        // One certificate for all.
+        let identity = Identity::make(&["localhost"]).unwrap();
+        let sandbox = |scenario| Sandbox::in_memory_as(scenario, &identity).unwrap();
+        let (first, more) = (sandbox(plan.scenario.clone()), more.into_iter().map(sandbox));
+        Self::with_more(first, more.collect(), tempfile::tempdir().unwrap(), plan).await
+    }
+
+    pub async fn with_more(
+        sandbox: Sandbox,
+        more: Vec<Sandbox>,
+        folder: TempDir,
+        plan: Plan<'_>,
+    ) -> Self {
+        let text = configuration(&plan, 25, sandbox.certificate(), folder.path());
+        Self::of(&text, sandbox, more, folder, plan.settled).await
+    }
+
+    /// A relay with this configuration.
+    pub async fn of(
+        text: &str,
+        sandbox: Sandbox,
+        more: Vec<Sandbox>,
+        folder: TempDir,
+        settled: bool,
+    ) -> Self {
+        let file = folder.path().join("smtp-uplift.toml");
+        let config = config::parse(text, &file).unwrap().config;
         let metrics = Metrics::new("none");
         let door = doors(&config, &metrics).await.unwrap().remove(0);
-        let target = |mailbox| Target::with_dialler(&config, mailbox, sandbox.dialler()).unwrap();
-        let targets = config.mailboxes.iter().map(target).collect();
+        let target = |(place, mailbox): (usize, _)| {
+            let own = place.checked_sub(1).and_then(|place| more.get(place));
+            Target::with_dialler(&config, mailbox, own.unwrap_or(&sandbox).dialler()).unwrap()
+        };
+        let targets = config.mailboxes.iter().enumerate().map(target).collect();
         // The time of day goes with tokio's clock, which tests stop.
         let clock = Clock::Since(jiff::Timestamp::now(), Instant::now());
         let Wired { relay, background } = wire(&config, targets, &metrics, clock).await.unwrap();
-        if plan.settled {
+        if settled {
             relay.mailboxes.first().pool.warm_up().await;
         }
         let (door, sessions) = (Arc::new(door), TaskTracker::new());
-        Self { sandbox, relay, door, background, sessions, folder }
+        Self { sandbox, more, relay, door, background, sessions, folder }
     }
 
     /// The device's end of a session that has just begun.
@@ -97,6 +133,15 @@ impl InMemory {
     /// Sends the usual message; returns what the device hears.
     pub async fn send(&self, from: &str, to: &[&str]) -> String {
         let mut device = self.device().await;
+        let heard = device.send(from, to, MESSAGE).await.unwrap().to_string();
+        device.say("QUIT").await.unwrap();
+        heard
+    }
+
+    /// The same, from a device at that address.
+    pub async fn send_from(&self, peer: &str, from: &str, to: &[&str]) -> String {
+        let mut device = Device::over(self.connect_from(peer.parse().unwrap())).await.unwrap();
+        device.say("EHLO copier").await.unwrap();
         let heard = device.send(from, to, MESSAGE).await.unwrap().to_string();
         device.say("QUIT").await.unwrap();
         heard
