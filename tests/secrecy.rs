@@ -100,7 +100,7 @@ async fn session(mailbox: &str, scenario: Scenario) -> String {
     let lines = lines(&mut relay);
     let mut log = String::new();
     let (mut address, mut admin) = (None, None);
-    while !log.contains("ready") {
+    while address.is_none() || admin.is_none() {
         let line = lines.recv().unwrap();
         if line.contains("listening") {
             address = line
