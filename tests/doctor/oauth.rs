@@ -178,7 +178,7 @@ async fn a_certificate_that_has_ended_is_named() {
     let (_, said) = practice.examined().await;
     let (found, remedies) = line(&said, "FAILED   credential: ");
     says(&found, &["the certificate has ended on "]);
-    says(&remedies[0], &["Make a new one, upload it to the app registration"]);
+    says(&remedies[0], &["Make a new certificate", "upload it to the app registration"]);
     let (found, remedies) = practice.failure("token request").await;
     says(&found, &["app.crt has expired on "]);
     says(&remedies[0], &["upload it to the app registration"]);
@@ -189,7 +189,7 @@ async fn a_certificate_that_the_registration_counts_as_ended_is_named() {
     let practice = practice(planted(Mistake::ExpiredCertificate), BY_CERTIFICATE).await;
     let (found, remedies) = practice.failure("token request").await;
     says(&found, &["AADSTS700027", "The key used is expired"]);
-    says(&remedies[0], &["certificate"]);
+    says(&remedies[0], &["Make a new certificate", "upload it to the app registration"]);
 }
 
 #[tokio::test]

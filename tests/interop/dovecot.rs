@@ -256,7 +256,7 @@ async fn a_token_that_dovecot_refuses_is_asked_for_anew_once() {
     assert_eq!((way.issuer.requests(), refused), (2, 2), "{}", way.dovecot.log());
     let seen = way.relay.metric(
         "upstream_replies_total{class=\"auth-config\",code=\"535\",enhanced=\"5.7.8\",mailbox=\"scanner@example.com\",\
-         rule=\"smtp-auth-credentials\",stage=\"auth\"}",
+         rule=\"credentials-invalid\",stage=\"auth\"}",
     );
     assert!(seen > 0.0, "{}", way.relay.service.metrics().render());
 }

@@ -18,6 +18,11 @@ use crate::{
     transport::certificate::{RENEW, days_left},
 };
 
+/// AADSTS700027.
+const CERTIFICATE_REFUSED: u32 = 700_027;
+const NEW_CERTIFICATE: &str = "Make a new certificate (openssl req -x509 -newkey rsa:2048 …), upload it to the app registration beside the old \
+                               one, then write it into what certificate and private_key name";
+
 impl Walk<'_> {
     /// When it ends, a token if the mailbox gets its own, and what stands in the token.
     pub(super) async fn access(&mut self) -> Result<(), Stop> {
@@ -54,11 +59,9 @@ impl Walk<'_> {
         }
         let (flow, client) = (tokens.oauth().flow, &tokens.oauth().client);
         let (what, next) = match (flow, client) {
-            (OAuthFlow::ClientCredentials, Some(ClientProof::Certificate { .. })) => (
-                "the certificate",
-                "Make a new one, upload it to the app registration beside the old one, then write it into what certificate and \
-                 private_key name",
-            ),
+            (OAuthFlow::ClientCredentials, Some(ClientProof::Certificate { .. })) => {
+                ("the certificate", NEW_CERTIFICATE)
+            }
             (OAuthFlow::ClientCredentials, _) => (
                 "the client secret",
                 "Make a new one (Entra admin center, App registrations, Certificates & secrets), write it into what client_secret \
@@ -92,7 +95,11 @@ impl Walk<'_> {
         let token = match tokens.request().await {
             Ok(token) => token.secret.expose_secret().to_owned(),
             Err(error) => {
-                let remedy: Vec<&str> = error.remedy.iter().map(String::as_str).collect();
+                let mut remedy: Vec<&str> = error.remedy.iter().map(String::as_str).collect();
+                // One number for all that can be wrong with a certificate; the words tell.
+                if error.aadsts == Some(CERTIFICATE_REFUSED) && error.message.contains("expired") {
+                    remedy = vec![NEW_CERTIFICATE];
+                }
                 return Err(self.failed(STEP, error.message, &remedy));
             }
         };
