@@ -239,6 +239,7 @@ fn message(taker: usize, number: usize) -> NewMessage {
     NewMessage {
         id: format!("t{taker}n{number}.1"),
         mailbox: house::MAILBOX.to_owned(),
+        bound: false,
         device: format!("192.0.2.{}", taker % 250),
         listener: "lan".to_owned(),
         reverse_path: smtp_uplift::proto::path::ReversePath::Null,

@@ -20,7 +20,7 @@ use smtp_uplift::{
     smarthost::{
         Target,
         connection::{Lost, LostCause},
-        pool::{Lease, Lifetime, Pool, Who},
+        pool::{Allowance, Lease, Lifetime, Pool, Who},
         transaction::{Begun, StepError},
     },
     telemetry::{
@@ -64,7 +64,15 @@ impl Smarthost {
         }));
         let target = Target::with_dialler(&config, &config.mailboxes[0], dialler).unwrap();
         let (metrics, transcripts) = (Metrics::new("none"), Transcripts::new(Keep::All));
-        let pool = Pool::new(target, 1, Lifetime::default(), metrics, transcripts, tracker.clone());
+        let pool = Pool::new(
+            target,
+            Allowance::unlimited(1),
+            None,
+            Lifetime::default(),
+            metrics,
+            transcripts,
+            tracker.clone(),
+        );
         Self { pool, heard, tracker, _folder: folder }
     }
 

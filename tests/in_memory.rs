@@ -218,7 +218,7 @@ async fn in_a_pause_nothing_is_lent() {
 #[tokio::test(start_paused = true)]
 async fn a_device_hears_of_a_pause_at_once() {
     let house = InMemory::build(Plan::default()).await;
-    house.relay.pool.pause(seconds(60));
+    house.pool().pause(seconds(60));
     let (heard, took) = timed(house.send("a@x", &["b@x"])).await;
     assert!(heard.starts_with("451 4.3.2 ") && took == seconds(0), "{heard} {took:?}");
     sleep(seconds(60)).await;

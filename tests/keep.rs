@@ -210,7 +210,7 @@ async fn a_device_that_stalls_gives_its_lease_back_and_is_delivered_once() {
     for line in ["MAIL FROM:<a@example.com>", "RCPT TO:<b@example.com>", "DATA"] {
         device.say(line).await.unwrap();
     }
-    let leased = || house.relay.pool.connections().leased;
+    let leased = || house.pool().connections().leased;
     device.write("Subject: scan\r\n\r\n".to_owned()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(leased(), 0, "nobody waits for a slow device");

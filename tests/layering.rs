@@ -46,12 +46,15 @@ enum Uses {
 const LIBRARY: &str = "smtp_uplift";
 
 /// Rooms that take `now` as an argument, open nothing and never log; each is a file or a folder.
-const PURE: [&str; 6] = [
+const PURE: [&str; 9] = [
     "proto",
     "policy",
     "smarthost/classify",
     "smarthost/limits",
     "smarthost/breaker",
+    "smarthost/oauth/cache",
+    "smarthost/oauth/error",
+    "smarthost/oauth/fault",
     "spool/schedule",
 ];
 

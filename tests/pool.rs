@@ -16,7 +16,7 @@ use smtp_uplift::{
     sandbox::{Sandbox, scenario::Scenario},
     smarthost::{
         Target,
-        pool::{Lifetime, Pool, Who},
+        pool::{Allowance, Lifetime, Pool, Who},
     },
     telemetry::{
         metrics::Metrics,
@@ -158,7 +158,8 @@ async fn pool(scenario: Scenario, lifetime: Lifetime) -> (Sandbox, Arc<Pool>, Te
         sandbox,
         Pool::new(
             target,
-            3,
+            Allowance::unlimited(3),
+            None,
             lifetime,
             Metrics::new("none"),
             Transcripts::new(Keep::Failed),

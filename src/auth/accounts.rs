@@ -1,4 +1,4 @@
-//! The users file: `name:argon2 hash`, one a line. Read anew for each login, so that a change counts at once.
+//! The users file: `name:argon2 hash[:mailbox]`, one a line. Read anew for each login, so that a change counts at once.
 
 use std::{
     fs, io,
@@ -25,6 +25,13 @@ pub enum Accounts {
     File(PathBuf),
 }
 
+/// A login that was accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The mailbox that its mail goes through; `None`: any.
+    pub mailbox: Option<String>,
+}
+
 /// What is wrong with a users file.
 #[derive(Debug, Error)]
 pub enum AccountsError {
@@ -44,26 +51,44 @@ pub enum AccountsError {
         /// The line, from 1.
         line: usize,
     },
+    /// A line's mailbox is not configured.
+    #[error("users_file {}:{line}: there is no [[mailbox]] with address = \"{mailbox}\"; add it, or correct the line", path.display())]
+    Mailbox {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The mailbox.
+        mailbox: String,
+    },
 }
 
 impl Accounts {
-    /// Reads the whole file and says what is wrong with it.
-    pub fn check(&self) -> Result<(), AccountsError> {
+    /// Reads the whole file and says what is wrong with it; `mailboxes` are those that there are, if that is known.
+    pub fn check(&self, mailboxes: Option<&[&str]>) -> Result<(), AccountsError> {
         let Self::File(path) = self else { return Ok(()) };
         for (index, line) in read(path)?.lines().enumerate() {
+            let (path, number) = (path.clone(), index + 1);
             let well_formed = account(line).is_none_or(|(_, hash)| PasswordHash::new(hash).is_ok());
             if !well_formed || (account(line).is_none() && !is_remark(line)) {
-                return Err(AccountsError::Line { path: path.clone(), line: index + 1 });
+                return Err(AccountsError::Line { path, line: number });
+            }
+            if let Some(mailbox) = mailbox(line)
+                && let Some(known) = mailboxes
+                && !known.iter().any(|known| known.eq_ignore_ascii_case(mailbox))
+            {
+                let mailbox = mailbox.to_owned();
+                return Err(AccountsError::Mailbox { path, line: number, mailbox });
             }
         }
         Ok(())
     }
 
-    /// Judges a login. Takes tens of milliseconds on purpose: not for the event loop.
-    pub fn accept(&self, credentials: &Credentials) -> Result<bool, AccountsError> {
+    /// Judges a login; `None`: refused. Takes tens of milliseconds on purpose: not for the event loop.
+    pub fn accept(&self, credentials: &Credentials) -> Result<Option<Account>, AccountsError> {
         let path = match self {
-            Self::None => return Ok(false),
-            Self::Any => return Ok(true),
+            Self::None => return Ok(None),
+            Self::Any => return Ok(Some(Account::default())),
             Self::File(path) => path,
         };
         let text = read(path)?;
@@ -71,13 +96,14 @@ impl Accounts {
         let name = credentials.user.split('@').next().unwrap_or_default();
         let known = text
             .lines()
-            .filter_map(account)
-            .find(|(known, _)| *known == name || *known == credentials.user);
-        let hash = known.map_or(NOBODY, |(_, hash)| hash);
+            .filter_map(|line| account(line).map(|(known, hash)| (line, known, hash)))
+            .find(|(_, known, _)| *known == name || *known == credentials.user);
+        let hash = known.map_or(NOBODY, |(_, _, hash)| hash);
         let verified = PasswordHash::new(hash).is_ok_and(|hash| {
             Argon2::default().verify_password(credentials.secret.as_bytes(), &hash).is_ok()
         });
-        Ok(verified && known.is_some())
+        let account = known.map(|(line, ..)| Account { mailbox: mailbox(line).map(str::to_owned) });
+        Ok(account.filter(|_| verified))
     }
 }
 
@@ -94,6 +120,12 @@ pub(super) fn account(line: &str) -> Option<(&str, &str)> {
     let mut fields = line.trim_end().split(':').filter(|_| !is_remark(line));
     let (name, hash) = (fields.next()?, fields.next()?);
     (!name.is_empty()).then_some((name, hash))
+}
+
+/// The mailbox of a line, if it names one.
+fn mailbox(line: &str) -> Option<&str> {
+    let mailbox = line.split(':').nth(2)?.trim();
+    (!is_remark(line) && !mailbox.is_empty()).then_some(mailbox)
 }
 
 #[cfg(test)]
@@ -127,14 +159,27 @@ mod tests {
     #[test]
     fn names_count_with_and_without_a_domain() {
         let (_folder, accounts) = file(&format!("# copiers\n\nscan:{}\n", hash("right")));
-        accounts.check().unwrap();
-        assert!(accounts.accept(&login("scan", "right")).unwrap());
-        assert!(accounts.accept(&login("scan@example.org", "right")).unwrap());
-        assert!(!accounts.accept(&login("scan", "wrong")).unwrap());
-        assert!(!accounts.accept(&login("other", "right")).unwrap());
-        assert!(!accounts.accept(&login("# copiers", "right")).unwrap());
-        assert!(!Accounts::None.accept(&login("scan", "right")).unwrap());
-        assert!(Accounts::Any.accept(&login("x", "")).unwrap());
+        accounts.check(None).unwrap();
+        assert!(accounts.accept(&login("scan", "right")).unwrap().is_some());
+        assert!(accounts.accept(&login("scan@example.org", "right")).unwrap().is_some());
+        assert!(accounts.accept(&login("scan", "wrong")).unwrap().is_none());
+        assert!(accounts.accept(&login("other", "right")).unwrap().is_none());
+        assert!(accounts.accept(&login("# copiers", "right")).unwrap().is_none());
+        assert!(Accounts::None.accept(&login("scan", "right")).unwrap().is_none());
+        assert!(Accounts::Any.accept(&login("x", "")).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_line_may_name_the_mailbox_of_a_login() {
+        let (_folder, accounts) =
+            file(&format!("# x:y:z\nscan:{0}:Box@example.org \nplain:{0}:\n", hash("right")));
+        accounts.check(Some(&["box@example.org"])).unwrap();
+        let account = |user| accounts.accept(&login(user, "right")).unwrap().unwrap();
+        assert_eq!(account("scan").mailbox.as_deref(), Some("Box@example.org"));
+        assert_eq!(account("plain").mailbox, None);
+        let error = accounts.check(Some(&["other@example.org"])).unwrap_err().to_string();
+        assert!(error.contains("users.txt:2: there is no [[mailbox]]"), "{error}");
+        assert!(error.contains("Box@example.org"), "{error}");
     }
 
     #[test]
@@ -142,14 +187,14 @@ mod tests {
         let (_folder, accounts) = file(&format!("scan:{}\nscan2:plain text\n", hash("x")));
         assert!(
             accounts
-                .check()
+                .check(None)
                 .unwrap_err()
                 .to_string()
                 .contains("users.txt:2: expected name:argon2 hash")
         );
         assert!(
             Accounts::File("/nonexistent".into())
-                .check()
+                .check(None)
                 .unwrap_err()
                 .to_string()
                 .contains("No such file")

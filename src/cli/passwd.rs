@@ -49,7 +49,7 @@ pub(super) async fn run(args: Args) -> u8 {
         Err(error) => return complain(&error, FAILED),
     }
     // Not this login's fault, but the relay does not start with it.
-    if let Err(error) = Accounts::File(path).check() {
+    if let Err(error) = Accounts::File(path).check(None) {
         warn(&format_args!("warning: {error}"));
     }
     OK

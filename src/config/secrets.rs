@@ -92,6 +92,11 @@ impl Secret {
         self.load_with(|name| env::var_os(name))
     }
 
+    /// Reads a secret of more than one line: a key in PEM form.
+    pub fn load_pem(&self) -> Result<SecretString, SecretError> {
+        bounded(self.text(|name| env::var_os(name))?)
+    }
+
     /// The file that is read, if it is one: for watching it.
     pub fn path(&self) -> Option<&Path> {
         match &self.0 {
@@ -116,16 +121,20 @@ impl Secret {
         &self,
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<SecretString, SecretError> {
+        tidy(self.text(variable)?)
+    }
+
+    fn text(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<String, SecretError> {
         match &self.0 {
-            Source::Literal(value) => tidy(value.expose_secret().to_owned()),
-            Source::File(path) => tidy(read(path)?),
+            Source::Literal(value) => Ok(value.expose_secret().to_owned()),
+            Source::File(path) => read(path),
             Source::Env(name) => {
                 let value = variable(name).ok_or_else(|| SecretError::NoVariable(name.clone()))?;
-                tidy(value.into_string().map_err(|_| SecretError::NotText)?)
+                value.into_string().map_err(|_| SecretError::NotText)
             }
             Source::Credential(name) => {
                 let folder = variable(CREDENTIALS_DIRECTORY).ok_or(SecretError::NoCredentials)?;
-                tidy(read(&Path::new(&folder).join(name))?)
+                read(&Path::new(&folder).join(name))
             }
         }
     }
@@ -241,15 +250,19 @@ fn tidy(mut text: String) -> Result<SecretString, SecretError> {
             text.pop();
         }
     }
+    // A NUL or Ctrl-A would be read as a separator by PLAIN and XOAUTH2.
+    if text.contains(char::is_control) && text.len() as u64 <= MAX_OCTETS {
+        return Err(SecretError::NotText);
+    }
+    bounded(text)
+}
+
+fn bounded(text: String) -> Result<SecretString, SecretError> {
     if text.is_empty() {
         return Err(SecretError::Empty);
     }
     if text.len() as u64 > MAX_OCTETS {
         return Err(SecretError::TooLong);
-    }
-    // A NUL or Ctrl-A would be read as a separator by PLAIN and XOAUTH2.
-    if text.contains(char::is_control) {
-        return Err(SecretError::NotText);
     }
     Ok(text.into())
 }

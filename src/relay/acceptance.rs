@@ -23,7 +23,8 @@ use super::{
     attempt::{self, Dotted, Letter, Manner, Opened, Outcome},
     course::Course,
     delivery::{self, Matter},
-    keeper::{Before, Conclusion, Keeper},
+    keeper::{Before, Conclusion, Keeper, Tried},
+    mailboxes::Mailbox,
     notice::{Case, Happened},
     replay::Replay,
     transaction::Transaction,
@@ -80,6 +81,7 @@ impl Acceptance<'_> {
         let mut faults = 0;
         let mut one_by_one = false;
         let mut happened = Vec::new();
+        let mut moves = 1;
         let mut ended = self.first(upload).await;
         loop {
             let outcome = match ended {
@@ -89,15 +91,28 @@ impl Acceptance<'_> {
             self.note(&outcome);
             let mut conclusion = self.conclude(&outcome);
             happened.append(&mut conclusion.happened);
+            if let Some(other) = conclusion.other.take() {
+                self.go_through(other);
+                let none_taken = conclusion.fates.iter().all(Fate::is_pending);
+                if none_taken
+                    && moves < self.relay.mailboxes.all().len()
+                    && self.replay.is_some()
+                    && Instant::now() < self.deadline
+                {
+                    moves += 1;
+                    ended = self.attempt(one_by_one).await;
+                    continue;
+                }
+            }
             let passes = conclusion.plan.standing.state != State::Held;
             let asks = matches!(outcome, Outcome::NoLease(_)) && passes;
             if asks && std::mem::take(&mut may_ask_again) && self.replay.is_some() {
                 ended = self.attempt(one_by_one).await;
                 continue;
             }
-            let keeper = Arc::clone(self.keeper);
+            let mailbox = self.mailbox();
             if let Some(separately) = conclusion.once_more()
-                && let Ok(_chair) = keeper.patient.try_acquire()
+                && let Ok(_chair) = mailbox.patient.try_acquire()
                 && faults < if separately { 1 } else { AGAIN.len() }
                 && self.replay.is_some()
                 && Instant::now() + AGAIN[faults] < self.deadline
@@ -134,15 +149,16 @@ impl Acceptance<'_> {
 
     async fn attempt(&mut self, one_by_one: bool) -> Ended {
         self.transaction.attempts += 1;
+        let pool = Arc::clone(&self.mailbox().pool);
         let left = self.deadline.saturating_duration_since(Instant::now());
         let manner = Manner {
             who: self.transaction.who(),
-            lease: self.relay.lease_wait.min(left),
+            lease: pool.lease_wait().min(left),
             step: left,
             one_by_one,
             transcript: self.transaction.transcript().clone(),
         };
-        let opening = attempt::open(Arc::clone(&self.relay.pool), self.letter.clone(), manner);
+        let opening = attempt::open(pool, self.letter.clone(), manner);
         self.opened(Box::pin(opening)).await
     }
 
@@ -184,17 +200,30 @@ impl Acceptance<'_> {
         self.letter.envelope.reverse_path.as_str()
     }
 
-    fn conclude(&self, outcome: &Outcome) -> Conclusion {
-        let recipients = self.letter.envelope.recipients.len();
-        let count = self.transaction.attempts;
-        self.keeper.conclude(
-            &self.relay.pool,
-            outcome,
-            recipients,
-            self.sender(),
-            count,
-            &Before::default(),
-        )
+    fn mailbox(&mut self) -> Arc<Mailbox> {
+        self.transaction.mailbox()
+    }
+
+    /// Another mailbox sends it from now on.
+    fn go_through(&mut self, other: Arc<Mailbox>) {
+        let reverse_path = self.transaction.envelope.reverse_path.clone();
+        self.letter = self.letter.clone().from_mailbox(reverse_path, other.address());
+        self.transaction.go_through(other);
+    }
+
+    fn conclude(&mut self, outcome: &Outcome) -> Conclusion {
+        let mailbox = self.mailbox();
+        let tried = Tried {
+            mailbox: &mailbox,
+            bound: self.transaction.is_bound(),
+            from: self.transaction.envelope.reverse_path.as_str(),
+            sender: self.sender(),
+            size: self.letter.envelope.params.size.unwrap_or(0),
+            recipients: self.letter.envelope.recipients.len(),
+            count: self.transaction.attempts,
+            before: &Before::default(),
+        };
+        self.keeper.conclude(tried, outcome)
     }
 
     /// Writes down what went wrong, where the smarthost's replies do not say it.
@@ -216,6 +245,8 @@ impl Acceptance<'_> {
         if let Outcome::Answered(_, verdict) = outcome
             && conclusion.is_done()
         {
+            // Another mailbox was stopped on the way.
+            self.tell(&conclusion.happened);
             return (Disposition::Relayed, answer::accepted(&self.transaction.id, verdict));
         }
         if conclusion.is_refused() {
@@ -245,6 +276,20 @@ impl Acceptance<'_> {
         }
     }
 
+    /// Has somebody told of what happened, where no message is kept that could bear it.
+    fn tell(&mut self, happened: &[Happened]) {
+        let matter = self.matter();
+        let Matter { id, device, mailbox, from, received, .. } = &matter;
+        let case = Case { id, device, mailbox, from, received: *received };
+        let Some(notice) = self.keeper.notice(&case, happened, "") else { return };
+        let queue = Arc::clone(&self.keeper.queue);
+        self.keeper.tasks.spawn(async move {
+            if let Err(error) = queue.notice(notice).await {
+                tracing::error!(%error, "a notice could not be kept: the log and /status have what happened");
+            }
+        });
+    }
+
     /// The patience has ended after the dot: the spool takes the message, and the answer is waited for all the
     /// same. No other attempt starts meanwhile.
     async fn late(mut self, dotted: Dotted) -> (Disposition, Reply) {
@@ -272,11 +317,11 @@ impl Acceptance<'_> {
             };
         }
         let (relay, keeper) = (Arc::clone(self.relay), Arc::clone(self.keeper));
-        let matter = self.matter();
+        let (mailbox, matter) = (self.mailbox(), self.matter());
         let transcript = self.transaction.transcript().clone();
         let waiting = async move {
             let outcome = Dotted::outcome(replies, verdict.await);
-            delivery::settle(&relay, &keeper, &matter, &outcome, &transcript, None).await;
+            delivery::settle(&relay, &keeper, &mailbox, &matter, &outcome, &transcript, None).await;
             keeper.wake.notify_one();
         };
         let abort = self.keeper.abort.clone();
@@ -327,12 +372,15 @@ impl Acceptance<'_> {
         }
     }
 
-    fn matter(&self) -> Matter {
+    fn matter(&mut self) -> Matter {
+        let mailbox = self.mailbox();
         let recipients = self.letter.envelope.recipients.iter().cloned();
         Matter {
             id: self.transaction.id.clone(),
-            device: self.transaction.device(),
-            mailbox: self.relay.pool.mailbox().to_owned(),
+            device: self.transaction.device().to_owned(),
+            mailbox: mailbox.address().to_owned(),
+            bound: self.transaction.is_bound(),
+            size: self.letter.envelope.params.size.unwrap_or(0),
             from: self.transaction.envelope.reverse_path.as_str().to_owned(),
             sender: self.sender().to_owned(),
             received: self.keeper.clock.now(),
@@ -372,6 +420,7 @@ impl Acceptance<'_> {
         let message = NewMessage {
             id: id.clone(),
             mailbox: mailbox.clone(),
+            bound: self.transaction.is_bound(),
             device: device.clone(),
             listener: self.transaction.listener().to_owned(),
             reverse_path: envelope.reverse_path.clone(),

@@ -72,6 +72,11 @@ pub struct Tries<'a> {
 }
 
 impl Fate {
+    /// Whether the recipient is still to be delivered to, and no answer is outstanding.
+    pub fn is_pending(&self) -> bool {
+        matches!(self.end, End::Not(Course::Hold(_) | Course::Wait(_)))
+    }
+
     /// The rule that knew the reply, or nothing.
     pub fn rule(&self) -> &str {
         self.verdict.as_ref().map_or("", |verdict| verdict.rule.as_str())

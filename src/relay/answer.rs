@@ -131,6 +131,9 @@ pub fn no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Reply {
             OpenError::Refused(Refusal::Reply(..)) => {
                 waiting_for_operator("the smarthost does not let us in")
             }
+            OpenError::Login(error) if error.is_temporary() => {
+                Reply::new(451, Enhanced(4, 3, 2), "no access token for now; try again")
+            }
             OpenError::Login(_) => waiting_for_operator("there is nothing to log in with"),
             _ => Reply::new(451, Enhanced(4, 4, 1), "the smarthost cannot be reached; try again"),
         },

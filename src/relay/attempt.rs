@@ -114,6 +114,11 @@ impl Letter {
         Self { envelope, head: head.into() }
     }
 
+    /// The same from another mailbox: `reverse_path` as received.
+    pub fn from_mailbox(self, reverse_path: ReversePath, mailbox: &str) -> Self {
+        Self::new(Envelope { reverse_path, ..self.envelope }, self.head, mailbox)
+    }
+
     fn recipients(&self) -> &[ForwardPath] {
         &self.envelope.recipients
     }

@@ -12,8 +12,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Relay, delivery, keeper::Keeper};
-use crate::spool::queue::{Hold, Leased, Queue as _, QueueError, State};
+use super::{Relay, delivery, keeper::Keeper, mailboxes::Mailbox};
+use crate::spool::queue::{Due, Hold, Leased, Queue as _, QueueError, State};
 
 /// How often the courier looks at what is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -32,30 +32,50 @@ const PROBES: usize = 5;
 pub struct Courier {
     relay: Arc<Relay>,
     keeper: Arc<Keeper>,
-    /// One permit for each delivery that may be under way.
-    hands: Arc<Semaphore>,
-    capacity: usize,
-    could_log_in: bool,
+    /// One for each mailbox: none keeps the others' mail waiting.
+    rounds: Vec<Round>,
     counted: Option<Instant>,
     tidied: Option<Instant>,
     complained: Option<Instant>,
 }
 
+/// What is delivered of one mailbox's mail.
+struct Round {
+    mailbox: Arc<Mailbox>,
+    /// One permit for each delivery that may be under way.
+    hands: Arc<Semaphore>,
+    capacity: usize,
+    could_log_in: bool,
+}
+
+impl Round {
+    fn new(mailbox: &Arc<Mailbox>) -> Self {
+        // Twice as many as can be sent at once, so that they are taken from the queue several at a time.
+        let capacity = 2 * mailbox.pool.max_connections();
+        let hands = Arc::new(Semaphore::new(capacity));
+        Self { mailbox: Arc::clone(mailbox), hands, capacity, could_log_in: true }
+    }
+
+    /// How much is to be taken now, and whether only what may go through another mailbox too.
+    fn room(&self, now: Timestamp) -> (usize, bool) {
+        let free = self.hands.available_permits();
+        let rests = self.mailbox.rests().is_some_and(|until| now < until);
+        match self.mailbox.away().until {
+            Some(until) if now < until => (free, true),
+            // It asks whether the smarthost is back.
+            Some(_) => (usize::from(free == self.capacity), false),
+            // Several at a time, so that they share a sync.
+            None if free < self.capacity.div_ceil(4) => (0, false),
+            None => (free, rests),
+        }
+    }
+}
+
 impl Courier {
     /// A courier for what the keeper keeps.
     pub fn new(relay: Arc<Relay>, keeper: Arc<Keeper>) -> Self {
-        // Twice as many as can be sent at once, so that they are taken from the queue several at a time.
-        let capacity = 2 * relay.pool.max_connections();
-        Self {
-            relay,
-            keeper,
-            hands: Arc::new(Semaphore::new(capacity)),
-            capacity,
-            could_log_in: true,
-            counted: None,
-            tidied: None,
-            complained: None,
-        }
+        let rounds = keeper.mailboxes.all().iter().map(Round::new).collect();
+        Self { relay, keeper, rounds, counted: None, tidied: None, complained: None }
     }
 
     /// Works until the relay drains; what is under way then goes on on the keeper's tasks.
@@ -85,12 +105,20 @@ impl Courier {
         match self.keeper.queue.holds().await {
             Ok(holds) => {
                 let now = self.keeper.clock.now();
-                let mut stops = self.keeper.stops();
-                stops.only(&holds, now);
-                for hold in holds {
-                    stops.resume(hold, now);
+                for mailbox in self.keeper.mailboxes.all() {
+                    let is_here =
+                        |(at, _): &&(String, _)| at.eq_ignore_ascii_case(mailbox.address());
+                    let here: Vec<Hold> =
+                        holds.iter().filter(is_here).map(|(_, hold)| hold.clone()).collect();
+                    let mut stops = mailbox.stops();
+                    // Where others send the rest, what is stopped may hold nothing all the while.
+                    if self.keeper.mailboxes.only().is_some() {
+                        stops.only(&here, now);
+                    }
+                    for hold in here {
+                        stops.resume(hold, now);
+                    }
                 }
-                self.keeper.metrics.breaker(self.relay.pool.mailbox(), !stops.is_empty());
             }
             Err(error) => tracing::error!(%error, "the spool cannot say what it holds"),
         }
@@ -98,12 +126,13 @@ impl Courier {
 
     async fn round(&mut self) -> Result<(), QueueError> {
         let now = self.keeper.clock.now();
-        self.look_at_the_login(now);
+        self.look_at_the_logins(now);
         self.probe(now).await?;
         self.take(now).await?;
         if is_due(&mut self.counted, COUNT) {
             self.keeper.queue.heal().await;
             self.count(now).await?;
+            self.take_any(now).await?;
         }
         if is_due(&mut self.tidied, TIDY) {
             self.keeper.budget.forget();
@@ -113,58 +142,77 @@ impl Courier {
         Ok(())
     }
 
-    /// A secret that has changed, an operator's word, or time may let the mailbox log in again.
-    fn look_at_the_login(&mut self, now: Timestamp) {
-        let can = self.relay.pool.admits_login();
-        if can && !std::mem::replace(&mut self.could_log_in, can) {
-            self.keeper.stops().try_again(Some(&Hold::Credential), now);
+    /// A secret that has changed, an operator's word, or time may let a mailbox log in again.
+    fn look_at_the_logins(&mut self, now: Timestamp) {
+        for Round { mailbox, could_log_in, .. } in &mut self.rounds {
+            let can = mailbox.pool.admits_login();
+            if can && !*could_log_in {
+                mailbox.stops().try_again(Some(&Hold::Credential), now);
+            }
+            *could_log_in = can;
         }
-        self.could_log_in = can;
     }
 
     /// One message for each thing that is stopped and to be found out about.
-    async fn probe(&mut self, now: Timestamp) -> Result<(), QueueError> {
-        if self.keeper.away().until.is_some_and(|until| now < until) {
-            return Ok(());
-        }
-        let due = self.keeper.stops().due(now, PROBES);
-        for hold in due {
-            match self.keeper.queue.lease_held(hold.clone()).await {
-                Ok(Some(leased)) => {
-                    self.keeper.tasks.spawn(self.delivery(leased, Some(hold), None));
-                }
-                Ok(None) => {
+    async fn probe(&self, now: Timestamp) -> Result<(), QueueError> {
+        for mailbox in self.keeper.mailboxes.all() {
+            if mailbox.away().left_alone(now).is_some() {
+                continue;
+            }
+            let due = mailbox.stops().due(now, PROBES);
+            for hold in due {
+                let address = mailbox.address().to_owned();
+                match self.keeper.queue.lease_held(address, hold.clone()).await {
+                    Ok(Some(leased)) => {
+                        self.keeper.tasks.spawn(self.delivery(leased, Some(hold), None));
+                    }
                     // Nothing is held by it: the next message finds out.
-                    let mut stops = self.keeper.stops();
-                    stops.forget(&hold);
-                    self.keeper.metrics.breaker(self.relay.pool.mailbox(), !stops.is_empty());
-                }
-                Err(error) => {
-                    self.keeper.stops().put_off(&hold, now);
-                    return Err(error);
+                    Ok(None) if self.keeper.mailboxes.only().is_some() => {
+                        mailbox.stops().forget(&hold);
+                    }
+                    // But nobody is told twice.
+                    Ok(None) => mailbox.stops().let_through(&hold),
+                    Err(error) => {
+                        mailbox.stops().put_off(&hold, now);
+                        return Err(error);
+                    }
                 }
             }
+            self.keeper.meter(mailbox);
         }
         Ok(())
     }
 
     /// Takes what is due, as much as there are hands for.
-    async fn take(&mut self, now: Timestamp) -> Result<(), QueueError> {
-        let free = self.hands.available_permits();
-        let away = self.keeper.away().until;
-        let room = match away {
-            Some(until) if now < until => 0,
-            // It asks whether the smarthost is back.
-            Some(_) => usize::from(free == self.capacity),
-            // Several at a time, so that they share a sync.
-            None if free < self.capacity.div_ceil(4) => 0,
-            None => free,
-        };
-        if room == 0 {
-            return Ok(());
+    async fn take(&self, now: Timestamp) -> Result<(), QueueError> {
+        for round in &self.rounds {
+            let (most, unbound) = round.room(now);
+            // Untouched it waits until its mailbox can send, unless another can.
+            let others = || self.keeper.mailboxes.others(&round.mailbox);
+            if most == 0 || unbound && !others().any(|other| other.can_send(now)) {
+                continue;
+            }
+            let mailbox = round.mailbox.address().to_owned();
+            self.lease(round, Due { mailbox, unbound, now, most }).await?;
         }
-        for leased in self.keeper.queue.lease_due(now, room).await? {
-            let hand = Arc::clone(&self.hands).acquire_owned().await.ok();
+        Ok(())
+    }
+
+    /// Takes what an operator has released from a mailbox that is gone.
+    async fn take_any(&self, now: Timestamp) -> Result<(), QueueError> {
+        for round in &self.rounds {
+            let most = round.hands.available_permits();
+            if most > 0 && round.mailbox.can_send(now) {
+                let mailbox = String::new();
+                return self.lease(round, Due { mailbox, unbound: false, now, most }).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn lease(&self, round: &Round, due: Due) -> Result<(), QueueError> {
+        for leased in self.keeper.queue.lease_due(due).await? {
+            let hand = Arc::clone(&round.hands).acquire_owned().await.ok();
             self.keeper.tasks.spawn(self.delivery(leased, None, hand));
         }
         Ok(())
@@ -199,6 +247,10 @@ impl Courier {
     }
 
     async fn tidy(&mut self, now: Timestamp) -> Result<(), QueueError> {
+        // An operator may have wanted to try again what no mailbox sends any more.
+        let mailboxes = self.keeper.mailboxes.all().iter();
+        let mailboxes: Vec<_> = mailboxes.map(|mailbox| mailbox.address().to_owned()).collect();
+        self.keeper.queue.adopt(&mailboxes, now).await?;
         let settings = &self.keeper.settings;
         let before = |age: Duration| now.saturating_sub(age).unwrap_or(now);
         let (waiting, held) = (before(settings.expire), before(settings.held_expire));

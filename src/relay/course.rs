@@ -66,6 +66,7 @@ pub fn of_no_lease(error: &LeaseError, verdict: Option<&Verdict>) -> Course {
             })
         }
         (LeaseError::Open(error), None) => match &**error {
+            OpenError::Login(error) if error.is_temporary() => Course::Wait(Trouble::Passing),
             OpenError::Login(_) => Course::Hold(Hold::Credential),
             OpenError::Refused(_) => Course::Hold(Hold::Smarthost),
             OpenError::Dial(_) | OpenError::Tls(_) | OpenError::Lost(_) => {

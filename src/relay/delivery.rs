@@ -14,13 +14,14 @@ use tokio::time::sleep;
 use super::{
     Relay,
     attempt::{self, Letter, Manner, Outcome},
-    keeper::{Before, Conclusion, Keeper},
+    keeper::{Before, Conclusion, Keeper, Tried},
+    mailboxes::Mailbox,
     notice::{Case, HEADER, Happened, header_of},
     replay::{Cursor, Replay},
 };
 use crate::{
     proto::{envelope::Envelope, param::MailParams, path::ForwardPath},
-    smarthost::pool::{LeaseError, Who},
+    smarthost::pool::{LeaseError, Spent, Who},
     spool::{
         queue::{Hold, Leased, NewNotice, Queue as _, RecipientState, Settlement, Standing, State},
         store::point,
@@ -32,6 +33,8 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// How long a delivery waits for a connection.
 const LEASE: Duration = Duration::from_secs(60);
+/// How long at most no more is asked of a mailbox that may send nothing for now.
+const REST: Duration = Duration::from_secs(60);
 /// How long each reply of the smarthost may take (RFC 5321 section 4.5.3.2).
 const STEP: Duration = Duration::from_secs(300);
 
@@ -44,6 +47,10 @@ pub struct Matter {
     pub device: String,
     /// The mailbox that it goes through.
     pub mailbox: String,
+    /// It goes through no other.
+    pub bound: bool,
+    /// Octets of mail data.
+    pub size: u64,
     /// The reverse-path as received.
     pub from: String,
     /// The reverse-path as sent.
@@ -61,18 +68,24 @@ pub struct Matter {
 }
 
 impl Matter {
-    /// What the queue has leased, sent as `sender`.
-    pub fn of(leased: &Leased, sender: &str, attempts: u32) -> Self {
+    /// What the queue has leased, sent through `mailbox` as `sender`.
+    pub fn of(leased: &Leased, mailbox: &str, sender: &str, attempts: u32) -> Self {
         Self {
             id: leased.id.clone(),
             device: leased.device.clone(),
-            mailbox: leased.mailbox.clone(),
+            mailbox: mailbox.to_owned(),
+            bound: leased.bound,
+            size: leased.body.size(),
             from: leased.reverse_path.as_str().to_owned(),
             sender: sender.to_owned(),
             received: leased.received,
             recipients: leased.recipients.clone(),
             attempts,
-            before: Before { rule: leased.rule.clone(), hold: leased.hold.clone() },
+            before: Before {
+                rule: leased.rule.clone(),
+                hold: leased.hold.clone(),
+                forced: leased.forced,
+            },
             is_notice: leased.is_notice,
         }
     }
@@ -126,14 +139,24 @@ pub async fn header(replay: &mut Replay) -> String {
 pub async fn settle(
     relay: &Relay,
     keeper: &Keeper,
+    mailbox: &Arc<Mailbox>,
     matter: &Matter,
     outcome: &Outcome,
     transcript: &Transcript,
     probe: Option<&Hold>,
 ) -> Conclusion {
-    let Matter { id, sender, recipients, attempts, before, .. } = matter;
-    let mut conclusion =
-        keeper.conclude(&relay.pool, outcome, recipients.len(), sender, *attempts, before);
+    let Matter { id, sender, recipients, attempts, .. } = matter;
+    let tried = Tried {
+        mailbox,
+        bound: matter.bound,
+        from: &matter.from,
+        sender,
+        size: matter.size,
+        recipients: recipients.len(),
+        count: *attempts,
+        before: &matter.before,
+    };
+    let mut conclusion = keeper.conclude(tried, outcome);
     let standing = &mut conclusion.plan.standing;
     if let (Some(hold), State::Ready) = (probe, standing.state) {
         // It has found out nothing: what is held stays held, and another one is tried.
@@ -159,7 +182,7 @@ pub async fn settle(
         reply = decisive.said,
         rule = decisive.rule(),
         attempts,
-        upstream = relay.pool.host(),
+        upstream = mailbox.pool.host(),
         "delivery"
     );
     transcript.say(Voice::Note, format_args!("delivery of {id}: {result}"));
@@ -167,9 +190,12 @@ pub async fn settle(
     keeper.metrics.spool_delivery(&matter.mailbox, outcome_label(plan.standing.state));
     let places = recipients.iter().map(|(place, _)| *place);
     let told = plan.recipients.iter().cloned();
+    let goes_through = conclusion.other.as_ref().unwrap_or(mailbox);
     let settlement = Settlement {
         id: id.clone(),
+        mailbox: Some(goes_through.address().to_owned()),
         standing: plan.standing.clone(),
+        forced: false,
         recipients: places.zip(told).map(|(place, (state, said))| (place, state, said)).collect(),
         notice,
         now: keeper.clock.now(),
@@ -225,6 +251,11 @@ pub async fn deliver(
     leased: Leased,
     probe: Option<Hold>,
 ) {
+    let own = keeper.mailboxes.find(&leased.mailbox);
+    // What is to be found out about a mailbox is found out there.
+    let own = own.filter(|_| leased.bound || probe.is_some());
+    let from = leased.reverse_path.as_str();
+    let mailbox = Arc::clone(keeper.mailboxes.choose(own, from, Some(leased.body.size())));
     let envelope = Envelope {
         reverse_path: leased.reverse_path.clone(),
         params: MailParams {
@@ -234,9 +265,14 @@ pub async fn deliver(
         },
         recipients: leased.recipients.iter().map(|(_, path)| path.clone()).collect(),
     };
-    let letter = Letter::new(envelope, leased.head.clone(), relay.pool.mailbox());
+    let letter = Letter::new(envelope, leased.head.clone(), mailbox.address());
     let sender = letter.envelope.reverse_path.as_str().to_owned();
-    let matter = Matter::of(&leased, &sender, leased.attempts + 1);
+    let matter = Matter::of(&leased, mailbox.address(), &sender, leased.attempts + 1);
+    if probe.is_none()
+        && let Some(instead) = untried(keeper, &mailbox, &leased, &sender)
+    {
+        return write_down(relay, keeper, instead).await;
+    }
     let transcript = relay.transcripts.begin();
     let manner = Manner {
         who: Who::Spool,
@@ -247,30 +283,95 @@ pub async fn deliver(
     };
     let sent = Arc::new(AtomicBool::new(false));
     let attempt = async {
-        match Replay::stored(leased.body) {
+        match Replay::stored(leased.body.clone()) {
             Ok(mut replay) => {
-                attempt::whole(&relay.pool, &letter, &mut replay, &manner, Arc::clone(&sent)).await
+                let sent = Arc::clone(&sent);
+                attempt::whole(&mailbox.pool, &letter, &mut replay, &manner, sent).await
             }
             Err(error) => Outcome::Unreadable(error),
         }
     };
-    let Some(outcome) = keeper.abort.run_until_cancelled(Box::pin(attempt)).await else {
-        return put_back(keeper, &matter, (leased.state, leased.hold), sent.load(Ordering::SeqCst))
-            .await;
-    };
-    if let Outcome::NoLease(LeaseError::Stopping) = outcome {
-        return put_back(keeper, &matter, (leased.state, leased.hold), false).await;
+    let now = || keeper.clock.now();
+    let outcome = keeper.abort.run_until_cancelled(Box::pin(attempt)).await;
+    let wait = outcome.as_ref().and_then(no_attempt);
+    match outcome {
+        None if sent.load(Ordering::SeqCst) => {
+            let standing = Standing {
+                state: State::MaybeSent,
+                due: Some(now()),
+                hold: None,
+                reason: "the relay was stopped".to_owned(),
+                attempts: leased.attempts + 1,
+                maybe_sent: true,
+                ..as_it_was(&leased)
+            };
+            put_back(keeper, settlement(&leased, standing, now())).await;
+        }
+        None | Some(Outcome::NoLease(LeaseError::Stopping)) => {
+            put_back(keeper, back(&leased, now(), now())).await;
+        }
+        Some(outcome) => {
+            if let Some(wait) = wait {
+                let due = now().saturating_add(wait).unwrap_or(now());
+                if !wait.is_zero() {
+                    // The others of this mailbox would hear the same.
+                    *mailbox.rests() = now().saturating_add(wait.min(REST)).ok();
+                }
+                tracing::debug!(
+                    id = leased.id,
+                    mailbox = mailbox.address(),
+                    ?wait,
+                    "not tried yet"
+                );
+                write_down(relay, keeper, back(&leased, due, now())).await;
+            } else {
+                let probe = probe.as_ref();
+                settle(relay, keeper, &mailbox, &matter, &outcome, &transcript, probe).await;
+            }
+        }
     }
-    settle(relay, keeper, &matter, &outcome, &transcript, probe.as_ref()).await;
     if let Some(hold) = probe {
-        keeper.stops().put_off(&hold, keeper.clock.now());
+        mailbox.stops().put_off(&hold, now());
     }
+}
+
+/// How long there is no lease for a message that nothing is wrong with: that was no attempt.
+fn no_attempt(outcome: &Outcome) -> Option<Duration> {
+    match outcome {
+        Outcome::NoLease(LeaseError::Busy(_)) => Some(Duration::ZERO),
+        Outcome::NoLease(LeaseError::Paused(left) | LeaseError::Spent(Spent { left, .. })) => {
+            Some(*left)
+        }
+        _ => None,
+    }
+}
+
+/// What becomes of a message that is not to be tried, if it is not: its mailbox is stopped, or its smarthost left
+/// alone, and no other may send it. What is held by itself, or wanted by an operator, is tried all the same.
+fn untried(
+    keeper: &Keeper,
+    mailbox: &Mailbox,
+    leased: &Leased,
+    sender: &str,
+) -> Option<Settlement> {
+    let now = keeper.clock.now();
+    if leased.hold.is_none()
+        && !leased.forced
+        && let Some((hold, reason, rule)) = mailbox.bars(sender)
+    {
+        let (state, hold) = (State::Held, Some(hold));
+        let standing = Standing { state, due: None, hold, reason, rule, ..as_it_was(leased) };
+        let mailbox = Some(mailbox.address().to_owned());
+        return Some(Settlement { mailbox, ..settlement(leased, standing, now) });
+    }
+    let until = mailbox.away().left_alone(now)?;
+    Some(back(leased, until, now))
 }
 
 /// It has waited long enough.
 pub async fn give_up(relay: &Relay, keeper: &Keeper, leased: Leased, now: Timestamp) {
     let reason = format!("expired; the last that happened: {}", leased.reason);
-    let matter = Matter::of(&leased, "", leased.attempts);
+    let matter = Matter::of(&leased, &leased.mailbox, "", leased.attempts);
     let happened = Happened::Expired {
         recipients: leased.recipients.iter().map(|(_, path)| path.as_str().to_owned()).collect(),
         reason: leased.reason.clone(),
@@ -280,47 +381,51 @@ pub async fn give_up(relay: &Relay, keeper: &Keeper, leased: Leased, now: Timest
     let notice = matter.notice(keeper, &[happened]).await;
     let failed =
         |(place, _): &(usize, ForwardPath)| (*place, RecipientState::Failed, reason.clone());
-    let settlement = Settlement {
-        id: leased.id.clone(),
-        recipients: leased.recipients.iter().map(failed).collect(),
-        standing: Standing {
-            state: State::Failed,
-            due: None,
-            hold: None,
-            reason: reason.clone(),
-            rule: leased.rule.clone(),
-            attempts: leased.attempts,
-            maybe_sent: false,
-            transcript: String::new(),
-        },
-        notice,
-        now,
-    };
+    let recipients = leased.recipients.iter().map(failed).collect();
+    let standing =
+        Standing { state: State::Failed, due: None, hold: None, reason, ..as_it_was(&leased) };
+    let settlement =
+        Settlement { recipients, notice, forced: false, ..settlement(&leased, standing, now) };
     write_down(relay, keeper, settlement).await;
 }
 
-/// The relay stops: the message is as it was, or its dot was sent and nobody knows.
-async fn put_back(
-    keeper: &Keeper,
-    matter: &Matter,
-    (state, hold): (State, Option<Hold>),
-    dot_sent: bool,
-) {
-    let now = keeper.clock.now();
-    let standing = Standing {
-        state: if dot_sent { State::MaybeSent } else { state },
-        // What is stopped as a whole is probed as a whole; everything else has a time of its own.
-        due: (dot_sent || matches!(hold, None | Some(Hold::Message))).then_some(now),
-        hold: hold.filter(|_| !dot_sent),
-        reason: "the relay was stopped".to_owned(),
-        rule: matter.before.rule.clone(),
-        attempts: matter.attempts - u32::from(!dot_sent),
-        maybe_sent: dot_sent,
+fn as_it_was(leased: &Leased) -> Standing {
+    Standing {
+        state: leased.state,
+        due: None,
+        hold: leased.hold.clone(),
+        reason: leased.reason.clone(),
+        rule: leased.rule.clone(),
+        attempts: leased.attempts,
+        maybe_sent: false,
         transcript: String::new(),
-    };
-    let settlement =
-        Settlement { id: matter.id.clone(), standing, recipients: Vec::new(), notice: None, now };
+    }
+}
+
+/// The message as it was before it was leased, but due then.
+fn back(leased: &Leased, due: Timestamp, now: Timestamp) -> Settlement {
+    // What is stopped as a whole is probed as a whole; everything else has a time of its own.
+    let due = matches!(leased.hold, None | Some(Hold::Message)).then_some(due);
+    let standing = Standing { due, ..as_it_was(leased) };
+    Settlement { forced: leased.forced, ..settlement(leased, standing, now) }
+}
+
+fn settlement(leased: &Leased, standing: Standing, now: Timestamp) -> Settlement {
+    Settlement {
+        id: leased.id.clone(),
+        mailbox: None,
+        standing,
+        forced: false,
+        recipients: Vec::new(),
+        notice: None,
+        now,
+    }
+}
+
+/// The relay stops: what became of a message is written down if that can be done at once.
+async fn put_back(keeper: &Keeper, settlement: Settlement) {
+    let id = settlement.id.clone();
     if let Err(error) = keeper.queue.settle(settlement).await {
-        tracing::error!(id = matter.id, %error, "the message could not be put back: it is sent again");
+        tracing::error!(id, %error, "the message could not be put back: it is sent again");
     }
 }

@@ -1,36 +1,27 @@
 //! What live sessions and the courier share to keep messages: the queue, what is stopped, and the one way to draw
 //! the conclusion from an attempt.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     aftermath::{self, End, Fate, Plan, Tries},
     attempt::Outcome,
     course::Course,
+    mailboxes::{Mailbox, Mailboxes},
     notice::{self, Case, Happened},
     replay::Budget,
-    stops::Stops,
 };
 use crate::{
     config,
     proto::path::ForwardPath,
-    smarthost::{
-        connection::OpenError,
-        pool::{LeaseError, Pool},
-    },
+    smarthost::{connection::OpenError, pool::LeaseError},
     spool::{
-        queue::{Hold, NewNotice, Queue as _, RecipientState, State},
-        schedule::{self, Trouble},
+        queue::{Hold, NewNotice, Queue as _, RecipientState, Standing, State, Stop},
+        schedule::Trouble,
         store::Store,
     },
     telemetry::metrics::Metrics,
@@ -57,13 +48,8 @@ pub struct Keeper {
     pub abort: CancellationToken,
     /// Something may be due.
     pub wake: Notify,
-    /// Whether the smarthost can be reached.
-    pub away: Mutex<Away>,
-    /// What is stopped.
-    pub stopped: Mutex<Stops>,
-    /// Devices that may be kept waiting for another attempt at the same time. That is for the odd hiccup: when
-    /// many messages meet with one, the spool answers sooner, and the courier makes the same attempts.
-    pub patient: Semaphore,
+    /// What messages go through.
+    pub mailboxes: Arc<Mailboxes>,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -77,14 +63,6 @@ pub enum Clock {
     Since(Timestamp, Instant),
 }
 
-/// A smarthost that cannot be reached.
-#[derive(Debug, Default)]
-pub struct Away {
-    failures: u32,
-    /// It is asked again then; `None`: it is there.
-    pub until: Option<Timestamp>,
-}
-
 /// What a message had met with before.
 #[derive(Clone, Debug, Default)]
 pub struct Before {
@@ -92,6 +70,29 @@ pub struct Before {
     pub rule: String,
     /// What it was held by.
     pub hold: Option<Hold>,
+    /// An operator wanted it to be tried, whatever held it.
+    pub forced: bool,
+}
+
+/// An attempt that a conclusion is to be drawn from.
+#[derive(Clone, Copy)]
+pub struct Tried<'a> {
+    /// What it went through.
+    pub mailbox: &'a Arc<Mailbox>,
+    /// The message goes through no other.
+    pub bound: bool,
+    /// The reverse-path as received.
+    pub from: &'a str,
+    /// The reverse-path as sent.
+    pub sender: &'a str,
+    /// Octets of mail data.
+    pub size: u64,
+    /// To so many recipients.
+    pub recipients: usize,
+    /// Attempts so far, this one included.
+    pub count: u32,
+    /// What the message had met with before.
+    pub before: &'a Before,
 }
 
 /// What follows from an attempt, with its effects on others already made.
@@ -102,6 +103,8 @@ pub struct Conclusion {
     pub fates: Vec<Fate>,
     /// What somebody is to be told.
     pub happened: Vec<Happened>,
+    /// Another mailbox can send it now, and is to be tried at once.
+    pub other: Option<Arc<Mailbox>>,
 }
 
 impl Clock {
@@ -114,66 +117,18 @@ impl Clock {
     }
 }
 
-impl Away {
-    /// No connection came about at `now`. What fails at the same time counts once.
-    fn failed(&mut self, now: Timestamp, waits: &[Duration]) {
-        if self.until.is_none_or(|until| until <= now) {
-            self.failures += 1;
-            let wait = schedule::wait(Trouble::Passing, self.failures, waits, fastrand::f64());
-            self.until = Some(now.saturating_add(wait).unwrap_or(now));
-        }
-    }
-
-    /// It is asked now.
-    pub fn try_again(&mut self, now: Timestamp) {
-        self.until = self.until.map(|_| now);
-    }
-}
-
 impl Keeper {
-    /// What is stopped.
-    pub fn stops(&self) -> MutexGuard<'_, Stops> {
-        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An operator's word: whatever is stopped or away is tried now.
-    pub fn try_again(&self) {
-        let now = self.clock.now();
-        self.stops().try_again(None, now);
-        self.away().try_again(now);
-        self.wake.notify_one();
-    }
-
     /// Waits until what is under way is done. Nothing begins any more: sessions are over, and the courier rests.
     pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// Whether the smarthost can be reached.
-    pub fn away(&self) -> MutexGuard<'_, Away> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What a message with this reverse-path is held by before it is tried: the hold, the reply and the rule.
-    pub fn bars(&self, reverse_path: &str) -> Option<(Hold, String, String)> {
-        let stops = self.stops();
-        let (hold, stopped) = stops.bars(reverse_path)?;
-        Some((hold.clone(), stopped.reason.clone(), stopped.rule.clone()))
-    }
-
     /// Draws the conclusion from an attempt: what becomes of the message, and what it means for others, which is
-    /// done here. `before` is what the message had met with before.
-    pub fn conclude(
-        &self,
-        pool: &Arc<Pool>,
-        outcome: &Outcome,
-        recipients: usize,
-        sender: &str,
-        count: u32,
-        before: &Before,
-    ) -> Conclusion {
-        let journal = pool.journal();
+    /// done here.
+    pub fn conclude(&self, tried: Tried<'_>, outcome: &Outcome) -> Conclusion {
+        let Tried { mailbox, sender, recipients, count, before, .. } = tried;
+        let journal = mailbox.pool.journal();
         let fates = aftermath::fates(outcome, recipients, sender, |stage, reply| {
             journal.judge(stage, reply)
         });
@@ -181,37 +136,39 @@ impl Keeper {
         let passes = |fate: &Fate| matches!(fate.end, End::Not(Course::Wait(_)));
         match outcome {
             Outcome::NoLease(LeaseError::Open(_)) if fates.iter().any(passes) => {
-                self.away().failed(now, &self.settings.retry);
+                self.mailboxes.failed(mailbox);
             }
-            Outcome::Answered(..) | Outcome::Refused(..) | Outcome::Nobody(_) => {
-                *self.away() = Away::default();
-            }
+            Outcome::Answered(..) | Outcome::Refused(..) | Outcome::Nobody(_) => mailbox.reached(),
             _ => {}
         }
         if fates.iter().any(|fate| fate.end == End::Delivered) {
-            let over = self.stops().passed(sender);
+            let over = mailbox.stops().passed(sender);
             if !over.is_empty() {
-                self.release(over, pool);
+                self.release(over, mailbox);
             }
         }
         for fate in &fates {
             match fate.end {
-                End::Not(Course::Wait(Trouble::Concurrency)) => pool.lower(),
-                End::Not(Course::Wait(Trouble::Rate)) => pool.pause(TOO_FAST),
+                End::Not(Course::Wait(Trouble::Concurrency)) => mailbox.pool.lower(),
+                End::Not(Course::Wait(Trouble::Rate)) => mailbox.pool.pause(TOO_FAST),
                 _ => continue,
             }
             break;
         }
         let tries = Tries { count, waits: &self.settings.retry, now, chance: fastrand::f64() };
         let mut opened = Vec::new();
-        let plan = aftermath::plan(&fates, tries, |wanted, fate| {
-            let mut stops = self.stops();
+        let mut plan = aftermath::plan(&fates, tries, |wanted, fate| {
+            let again = !before.rule.is_empty() && before.rule == fate.rule();
+            // It has just opened the same at another mailbox, where nothing has passed since.
+            let stands = |other: &Arc<Mailbox>| other.stops().has_by(wanted, fate.rule());
+            let elsewhere = again && !before.forced && self.mailboxes.others(mailbox).any(stands);
+            let mut stops = mailbox.stops();
             // It opened this before, and others have passed since: so it is about this message.
-            if !before.rule.is_empty() && before.rule == fate.rule() && !stops.has(wanted) {
+            if again && !elsewhere && !stops.has(wanted) {
                 return Hold::Message;
             }
             let (hold, news) = stops.stop(wanted.clone(), &fate.said, fate.rule(), now);
-            if matches!(outcome, Outcome::NoLease(LeaseError::Open(error)) if matches!(**error, OpenError::Login(_)))
+            if matches!(outcome, Outcome::NoLease(LeaseError::Open(error)) if matches!(&**error, OpenError::Login(error) if error.is_local()))
             {
                 // A file may be mended any time, and looking at it harms nobody.
                 stops.soon(&hold, now);
@@ -223,52 +180,88 @@ impl Keeper {
         });
         let mut happened = Vec::new();
         for (hold, fate) in opened {
-            self.stop(&hold, &fate, pool);
+            self.stop(&hold, &fate, mailbox);
             happened.push(Happened::Stopped { hold, fate });
         }
         if plan.standing.hold == Some(Hold::Message) && before.hold != Some(Hold::Message) {
             happened.push(Happened::Held { fate: fates[plan.decisive].clone() });
         }
-        Conclusion { plan, fates, happened }
+        let other = self.another(tried, outcome, &plan.standing).cloned();
+        if other.is_some() {
+            let standing = &mut plan.standing;
+            (standing.state, standing.due, standing.hold) = (State::Ready, Some(now), None);
+        }
+        Conclusion { plan, fates, happened, other }
+    }
+
+    /// Another mailbox that can send now what this one cannot. What was held before stays with its mailbox, or it
+    /// could stop one after the other again and again.
+    fn another(
+        &self,
+        tried: Tried<'_>,
+        outcome: &Outcome,
+        standing: &Standing,
+    ) -> Option<&Arc<Mailbox>> {
+        let stopped = matches!(
+            standing.hold,
+            Some(Hold::Sender(_) | Hold::Mailbox | Hold::Credential | Hold::Smarthost)
+        );
+        let away = matches!(outcome, Outcome::NoLease(LeaseError::Open(_)))
+            && standing.state == State::Ready;
+        let moves = (stopped || away) && !tried.bound && tried.before.hold.is_none();
+        moves.then(|| self.mailboxes.instead_of(tried.mailbox, tried.from, tried.size))?
     }
 
     /// Something is stopped from now on: what waits and falls under it is held.
-    fn stop(&self, hold: &Hold, fate: &Fate, pool: &Arc<Pool>) {
-        self.metrics.breaker(pool.mailbox(), true);
+    fn stop(&self, hold: &Hold, fate: &Fate, mailbox: &Mailbox) {
+        self.meter(mailbox);
         tracing::error!(
-            mailbox = pool.mailbox(),
+            mailbox = mailbox.address(),
             stopped = hold.name(),
             reply = fate.said,
             rule = fate.rule(),
             "mail is held until a setting is changed"
         );
         let queue = Arc::clone(&self.queue);
-        let (hold, reason, rule) = (hold.clone(), fate.said.clone(), fate.rule().to_owned());
+        let stop = Stop {
+            mailbox: mailbox.address().to_owned(),
+            hold: hold.clone(),
+            reason: fate.said.clone(),
+            rule: fate.rule().to_owned(),
+            // Each of the others is met by its delivery, which knows who else may send it.
+            bound: self.mailboxes.only().is_none(),
+        };
         self.tasks.spawn(async move {
-            if let Err(error) = queue.hold_all(hold, reason, rule).await {
+            if let Err(error) = queue.hold_all(stop).await {
                 tracing::error!(%error, "what is stopped could not be held: it is tried and held one by one");
             }
         });
     }
 
     /// This does not hold any more: what it held is ready.
-    fn release(&self, over: Vec<Hold>, pool: &Arc<Pool>) {
-        self.metrics.breaker(pool.mailbox(), !self.stops().is_empty());
+    fn release(&self, over: Vec<Hold>, mailbox: &Mailbox) {
+        self.meter(mailbox);
         let (queue, now) = (Arc::clone(&self.queue), self.clock.now());
         for hold in over {
+            let address = mailbox.address().to_owned();
             tracing::info!(
-                mailbox = pool.mailbox(),
+                mailbox = address,
                 released = hold.name(),
                 "a message was accepted: held mail goes on"
             );
             let queue = Arc::clone(&queue);
             self.tasks.spawn(async move {
-                if let Err(error) = queue.release_all(hold, now).await {
+                if let Err(error) = queue.release_all(address, hold, now).await {
                     tracing::error!(%error, "held mail could not be released: smtp-uplift queue release does it");
                 }
             });
         }
         self.wake.notify_one();
+    }
+
+    /// Says in the metrics whether something is stopped at a mailbox.
+    pub fn meter(&self, mailbox: &Mailbox) {
+        mailbox.meter(&self.metrics);
     }
 
     /// The notice of what happened to a message, if anybody is to be told.

@@ -8,6 +8,8 @@
 //! [`delivery`],
 //! [`stops`] knows what waits for somebody to change a setting, [`notice`] and [`notifier`] tell people,
 //! and [`keeper`] has what they share.
+//!
+//! [`devices`] knows which mailbox a device is bound to, [`mailboxes`] chooses one for the others.
 
 pub mod acceptance;
 pub mod aftermath;
@@ -16,7 +18,9 @@ pub mod attempt;
 pub mod courier;
 pub mod course;
 pub mod delivery;
+pub mod devices;
 pub mod keeper;
+pub mod mailboxes;
 pub mod notice;
 pub mod notifier;
 pub mod pace;
@@ -25,16 +29,15 @@ pub mod session;
 pub mod stops;
 pub mod transaction;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::keeper::Keeper;
+use self::{devices::Devices, keeper::Keeper, mailboxes::Mailboxes};
 use crate::{
     auth::accounts::Accounts,
     config::{Delivery, Limits, Listener, ReceivedDetail},
-    smarthost::pool::Pool,
     telemetry::{metrics::Metrics, transcript::Transcripts},
     transport::server_tls::ServerTls,
 };
@@ -47,16 +50,16 @@ pub struct Relay {
     pub received: ReceivedDetail,
     /// What a device may use up.
     pub limits: Limits,
-    /// How long a transaction waits for a connection to the smarthost.
-    pub lease_wait: Duration,
     /// How long a device may be kept waiting.
     pub delivery: Delivery,
     /// Who may log in.
     pub accounts: Accounts,
     /// Logins that may be verified at a time: Argon2 takes 19 MiB for each.
     pub logins: Semaphore,
-    /// The connections to the smarthost.
-    pub pool: Arc<Pool>,
+    /// What is known of single devices.
+    pub devices: Devices,
+    /// What messages go through.
+    pub mailboxes: Arc<Mailboxes>,
     /// What keeps messages; `None` where every answer is the smarthost's own.
     pub keeper: Option<Arc<Keeper>>,
     /// What is counted.
@@ -65,6 +68,16 @@ pub struct Relay {
     pub transcripts: Arc<Transcripts>,
     /// Cancelled when sessions without a transaction have to end.
     pub drain: CancellationToken,
+}
+
+impl Relay {
+    /// An operator's word: whatever is stopped or away is tried now.
+    pub fn try_again(&self) {
+        self.mailboxes.try_again();
+        if let Some(keeper) = &self.keeper {
+            keeper.wake.notify_one();
+        }
+    }
 }
 
 /// A listener as its sessions know it.

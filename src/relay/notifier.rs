@@ -18,6 +18,7 @@ use super::{
     acceptance::untried,
     attempt::{self, Letter, Manner, Outcome},
     keeper::Keeper,
+    mailboxes::Mailbox,
     replay::Replay,
 };
 use crate::{
@@ -125,7 +126,7 @@ impl Notifier {
     /// So many notices wait, behind whatever it is: news for the log and the metric.
     fn waiting(&mut self, waiting: u64, keeper: &Keeper) {
         let by_mailbox = keeper.notices.as_ref().is_some_and(|to| to.way == NoticeWay::Mailbox);
-        if waiting > self.waiting && by_mailbox && !keeper.stops().is_empty() {
+        if waiting > self.waiting && by_mailbox && self.is_stopped(keeper) {
             tracing::warn!(
                 waiting,
                 "notices wait behind what is stopped: [notices] smtp or command are another way out"
@@ -133,6 +134,10 @@ impl Notifier {
             keeper.metrics.notice("waiting");
         }
         self.waiting = waiting;
+    }
+
+    fn is_stopped(&self, keeper: &Keeper) -> bool {
+        keeper.mailboxes.all().iter().any(|mailbox| !mailbox.stops().is_empty())
     }
 
     /// Sends one message; false if nobody takes it for now.
@@ -146,10 +151,16 @@ impl Notifier {
         now: Timestamp,
     ) -> Result<bool, QueueError> {
         let id = format!("n{:08x}", fastrand::u32(..));
-        let message = compose(&self.from, &settings.to, &self.hostname, &id, subject, text, now);
+        // One that can send: the first may be what is broken.
+        let mailbox = Arc::clone(keeper.mailboxes.choose(None, "", None));
+        let from = match settings.way {
+            NoticeWay::Mailbox => mailbox.address(),
+            NoticeWay::Smtp { .. } | NoticeWay::Command(_) => &self.from,
+        };
+        let message = compose(from, &settings.to, &self.hostname, &id, subject, text, now);
         let sent = match &settings.way {
             NoticeWay::Mailbox => {
-                let carrier = self.carrier(keeper, &settings.to, id, message, now);
+                let carrier = carrier(&mailbox, &settings.to, id, message, now);
                 let Some(carrier) = carrier else { return Ok(false) };
                 keeper.queue.notified(numbers.to_vec(), Some(carrier)).await?;
                 keeper.wake.notify_one();
@@ -179,38 +190,6 @@ impl Notifier {
                 Ok(false)
             }
         }
-    }
-
-    fn carrier(
-        &self,
-        keeper: &Keeper,
-        to: &str,
-        id: String,
-        message: String,
-        now: Timestamp,
-    ) -> Option<NewMessage> {
-        let (from, path) = (Address::parse(&self.from).ok()?, Address::parse(to).ok()?);
-        let held = keeper.bars(&self.from);
-        Some(NewMessage {
-            id,
-            mailbox: self.from.clone(),
-            device: "relay".to_owned(),
-            listener: String::new(),
-            reverse_path: ReversePath::Address(from),
-            eight_bit: true,
-            smtputf8: false,
-            received: now,
-            head: String::new(),
-            body: Body::Chunks(vec![Bytes::from(message)]),
-            is_notice: true,
-            recipients: vec![Recipient {
-                path: ForwardPath::Address(path),
-                state: RecipientState::Pending,
-                reply: String::new(),
-            }],
-            standing: untried(held, now),
-            notice: None,
-        })
     }
 
     async fn by_smtp(&self, to: &str, message: String) -> Result<(), String> {
@@ -266,6 +245,38 @@ impl Notifier {
         }
         Err(said)
     }
+}
+
+/// A notice as a message of the spool.
+fn carrier(
+    mailbox: &Mailbox,
+    to: &str,
+    id: String,
+    message: String,
+    now: Timestamp,
+) -> Option<NewMessage> {
+    let (from, path) = (Address::parse(mailbox.address()).ok()?, Address::parse(to).ok()?);
+    Some(NewMessage {
+        id,
+        mailbox: mailbox.address().to_owned(),
+        bound: false,
+        device: "relay".to_owned(),
+        listener: String::new(),
+        reverse_path: ReversePath::Address(from),
+        eight_bit: true,
+        smtputf8: false,
+        received: now,
+        head: String::new(),
+        body: Body::Chunks(vec![Bytes::from(message)]),
+        is_notice: true,
+        recipients: vec![Recipient {
+            path: ForwardPath::Address(path),
+            state: RecipientState::Pending,
+            reply: String::new(),
+        }],
+        standing: untried(mailbox.bars(mailbox.address()), now),
+        notice: None,
+    })
 }
 
 fn offers_no_tls(error: &LeaseError) -> bool {

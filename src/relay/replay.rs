@@ -101,8 +101,7 @@ impl Budget {
         self.left.fetch_add(octets, Ordering::Relaxed);
     }
 
-    /// An empty buffer that has served before, if there is one.
-    pub fn buffer(&self) -> Option<BytesMut> {
+    fn buffer(&self) -> Option<BytesMut> {
         self.kept().pop()
     }
 
@@ -133,6 +132,11 @@ impl Budget {
 }
 
 impl Replay {
+    /// An empty buffer that has served before, if there is one.
+    pub fn buffer(&self) -> Option<BytesMut> {
+        self.budget.buffer()
+    }
+
     /// Nothing yet. Up to `limit` octets stay in memory; a file would be `folder/name`.
     pub fn new(folder: &Path, name: &str, limit: u64, budget: Arc<Budget>) -> Self {
         Self {

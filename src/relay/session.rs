@@ -11,11 +11,14 @@ use tokio::time::timeout;
 use tokio_util::codec::Framed;
 
 use super::{
-    Door, Relay, answer, pace,
+    Door, Relay, answer,
+    devices::LoggedIn,
+    mailboxes::Mailbox,
+    pace,
     transaction::{Origin, Transaction},
 };
 use crate::{
-    auth::accounts::Accounts,
+    auth::accounts::{Account, Accounts},
     codec::server::{ServerCodec, ServerItem},
     policy::{DeviceAuth, ListenerTls},
     proto::{
@@ -54,6 +57,7 @@ pub async fn serve(
     relay: Arc<Relay>,
 ) -> SessionOutcome {
     let implicit = door.listener.tls == ListenerTls::Implicit;
+    let peer = peer.to_canonical();
     let mut driver = Driver {
         framed: framed(io),
         session: Session::new(features(&door, &relay), implicit),
@@ -61,12 +65,18 @@ pub async fn serve(
         transaction: None,
         count: 0,
         wary: false,
-        peer: peer.to_canonical(),
+        device: match relay.devices.at(peer) {
+            Some(device) => device.name.as_str().into(),
+            None => peer.to_string().into(),
+        },
+        bound: None,
+        peer,
         transcript: relay.transcripts.begin(),
         id,
         door,
         relay,
     };
+    driver.bind(None);
     if !driver.door.listener.allow.allows(peer) {
         tracing::warn!(device = %driver.peer, listener = driver.door.listener.name, "address not allowed");
         if !implicit {
@@ -101,6 +111,10 @@ struct Driver {
     /// DATA was refused just now: whatever is no command may be mail data.
     wary: bool,
     peer: IpAddr,
+    /// Its name, or its address.
+    device: Arc<str>,
+    /// What its mail goes through, and nothing else.
+    bound: Option<Arc<Mailbox>>,
     /// Where what is said is written down.
     transcript: Transcript,
     id: String,
@@ -113,7 +127,7 @@ impl Driver {
         let greeting = self.session.greeting();
         self.say(&greeting).await?;
         loop {
-            self.session.set_smarthost(self.relay.pool.offer());
+            self.session.set_smarthost(self.relay.mailboxes.offer(self.bound.as_ref()));
             let step = match self.command().await? {
                 ServerItem::Line(line) => {
                     // What follows a refused DATA may be mail data.
@@ -180,6 +194,8 @@ impl Driver {
             relay: Arc::clone(&self.relay),
             door: Arc::clone(&self.door),
             peer: self.peer,
+            device: Arc::clone(&self.device),
+            bound: self.bound.clone(),
             tls: self.tls.clone(),
             transcript: self.transcript.clone(),
         };
@@ -208,11 +224,15 @@ impl Driver {
         let any = self.door.listener.accept_any_credentials;
         // Argon2 takes its time and memory: not the event loop's, and not for everybody at once.
         let verifying = self.relay.logins.acquire().await;
-        let judged =
-            tokio::task::spawn_blocking(move || any || accept_login(&accounts, &given)).await;
+        let judged = tokio::task::spawn_blocking(move || {
+            if any { Some(Account::default()) } else { accept_login(&accounts, &given) }
+        });
+        let account = judged.await.ok().flatten();
         drop(verifying);
-        let accepted = judged.unwrap_or(false);
-        if !accepted {
+        let accepted = account.is_some();
+        if let Some(account) = account {
+            self.bind(Some((&credentials.user, account)));
+        } else {
             let listener = &self.door.listener.name;
             tracing::warn!(device = %self.peer, listener, user = credentials.user, "login refused");
             tokio::time::sleep(REFUSED_LOGIN).await;
@@ -225,6 +245,25 @@ impl Driver {
             Step::Reply(reply) => self.say(&reply).await,
             _ => Ok(()),
         }
+    }
+
+    /// Finds out which mailbox the device's mail goes through. A login that names one that is not there any more
+    /// binds to none of its own.
+    fn bind(&mut self, login: Option<(&str, Account)>) {
+        let Relay { mailboxes, devices, .. } = &*self.relay;
+        let mailbox = login.as_ref().and_then(|(user, account)| {
+            let named = account.mailbox.as_deref()?;
+            if mailboxes.find(named).is_none() {
+                tracing::warn!(
+                    user, mailbox = named,
+                    "users_file names a mailbox that is not configured: add [[mailbox]], or correct the line"
+                );
+            }
+            mailboxes.find(named).map(|mailbox| mailbox.address())
+        });
+        let login = login.as_ref().map(|(user, _)| LoggedIn { user, mailbox });
+        let bound = devices.mailbox(self.peer, login, self.door.listener.mailbox.as_deref());
+        self.bound = bound.and_then(|address| mailboxes.find(address)).cloned();
     }
 
     /// The next command. A connection to the smarthost is not held for a device that says nothing.
@@ -343,6 +382,7 @@ impl Driver {
         self.transcript.say(Voice::Note, format_args!("TLS with the device: {info}"));
         self.relay.metrics.handshake(listener, Some((info.version, &info.cipher)));
         self.session.secured();
+        self.bind(None);
         self.framed = framed(io);
         self.tls = Some(info);
         Ok(())
@@ -393,9 +433,9 @@ fn features(door: &Door, relay: &Relay) -> Features {
 }
 
 /// A users file that went bad refuses everybody, and says so.
-fn accept_login(accounts: &Accounts, credentials: &Credentials) -> bool {
+fn accept_login(accounts: &Accounts, credentials: &Credentials) -> Option<Account> {
     accounts.accept(credentials).unwrap_or_else(|error| {
         tracing::error!(%error, "nobody can log in");
-        false
+        None
     })
 }

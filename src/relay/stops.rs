@@ -9,6 +9,9 @@
 //!                   └── stop(), put_off() ──┘
 //! ```
 //!
+//! Where nothing is held by it, since other mailboxes send the rest, the next message is let through to find out
+//! ([`Stops::let_through`]).
+//!
 //! Pure: the time is an argument.
 
 use std::{collections::HashMap, time::Duration};
@@ -43,6 +46,8 @@ pub struct Stopped {
     since: Timestamp,
     /// When it is probed; `None`: while it is being probed.
     probe: Option<Timestamp>,
+    /// Mail is let through to find out.
+    open: bool,
 }
 
 impl Stops {
@@ -68,6 +73,7 @@ impl Stops {
             tries,
             since: now,
             probe: Some(probe.unwrap_or(now)),
+            open: false,
         };
         self.open.insert(hold.clone(), stopped);
         (hold, news)
@@ -84,6 +90,7 @@ impl Stops {
             tries: 0,
             since: now,
             probe: Some(now),
+            open: false,
         };
         self.open.entry(hold).or_insert(stopped);
     }
@@ -99,16 +106,25 @@ impl Stops {
 
     /// What a message with this reverse-path falls under, the widest first.
     pub fn bars(&self, reverse_path: &str) -> Option<(&Hold, &Stopped)> {
-        let rank = |hold: &Hold| match hold {
-            Hold::Smarthost => 0,
-            Hold::Credential => 1,
-            Hold::Mailbox => 2,
-            _ => 3,
-        };
-        self.open
-            .iter()
+        self.closed()
             .filter(|(hold, _)| hold.reaches(reverse_path))
             .min_by_key(|(hold, _)| rank(hold))
+    }
+
+    /// What stops all mail, the widest first.
+    pub fn wide(&self) -> Option<(&Hold, &Stopped)> {
+        self.closed()
+            .filter(|(hold, _)| rank(hold) < rank(&Hold::Message))
+            .min_by_key(|(hold, _)| rank(hold))
+    }
+
+    fn closed(&self) -> impl Iterator<Item = (&Hold, &Stopped)> {
+        self.open.iter().filter(|(_, stopped)| !stopped.open)
+    }
+
+    /// Whether this is stopped, and the same rule knew why.
+    pub fn has_by(&self, hold: &Hold, rule: &str) -> bool {
+        self.open.get(hold).is_some_and(|stopped| stopped.rule == rule)
     }
 
     /// Whether this is stopped.
@@ -152,6 +168,13 @@ impl Stops {
         self.open.extract_if(|hold, _| hold.reaches(reverse_path)).map(|(hold, _)| hold).collect()
     }
 
+    /// Nothing is held by this that could find out: the next message may.
+    pub fn let_through(&mut self, hold: &Hold) {
+        if let Some(stopped) = self.open.get_mut(hold) {
+            stopped.open = true;
+        }
+    }
+
     /// Nothing is held by this any more.
     pub fn forget(&mut self, hold: &Hold) {
         self.open.remove(hold);
@@ -175,6 +198,15 @@ impl Stops {
 
     fn senders(&self) -> usize {
         self.open.keys().filter(|hold| matches!(hold, Hold::Sender(_))).count()
+    }
+}
+
+fn rank(hold: &Hold) -> u8 {
+    match hold {
+        Hold::Smarthost => 0,
+        Hold::Credential => 1,
+        Hold::Mailbox => 2,
+        _ => 3,
     }
 }
 
@@ -243,6 +275,24 @@ mod tests {
         assert_eq!(stops.due(at(1), 9), [Hold::Mailbox], "the other one is being probed");
         stops.resume(sender("a@b"), at(2));
         assert_eq!(stops.due(at(2), 9), [sender("a@b")]);
+    }
+
+    #[test]
+    fn where_nothing_is_held_the_next_message_is_let_through_and_may_stop_it_again() {
+        let mut stops = Stops::default();
+        stops.stop(Hold::Mailbox, "554", "r", at(0));
+        assert!(stops.wide().is_some() && stops.has_by(&Hold::Mailbox, "r"));
+        assert_eq!(stops.due(at(15), 9), [Hold::Mailbox]);
+        stops.let_through(&Hold::Mailbox);
+        assert!(stops.bars("a@b").is_none() && stops.wide().is_none());
+        assert!(!stops.is_empty() && stops.due(at(100), 9).is_empty());
+        let (hold, news) = stops.stop(Hold::Mailbox, "554", "r", at(20));
+        assert_eq!((hold, news), (Hold::Mailbox, false), "nobody is told twice");
+        assert!(stops.bars("a@b").is_some());
+        assert_eq!(stops.due(at(49), 9), []);
+        assert_eq!(stops.due(at(50), 9), [Hold::Mailbox]);
+        stops.let_through(&Hold::Mailbox);
+        assert_eq!(stops.passed("a@b"), [Hold::Mailbox]);
     }
 
     #[test]

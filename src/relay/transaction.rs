@@ -5,13 +5,13 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::{Door, Relay, answer, attempt};
+use super::{Door, Relay, answer, attempt, mailboxes::Mailbox};
 use crate::{
     config::DeliveryMode,
     proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
     smarthost::{
         connection::Lost,
-        pool::{Lease, Who},
+        pool::{Lease, LeaseError, Who},
         transaction::{DataTransfer, MailTransaction, StepError},
     },
     spool::queue::Standing,
@@ -51,6 +51,8 @@ pub struct Transaction {
     pub attempts: u32,
     /// What its 250 means.
     pub mode: DeliveryMode,
+    /// What it goes through, once that is known.
+    mailbox: Option<Arc<Mailbox>>,
     /// The last progress: MAIL, or a recipient that was taken.
     moved: Instant,
     upstream: Upstream,
@@ -67,6 +69,10 @@ pub struct Origin {
     pub door: Arc<Door>,
     /// The device's address.
     pub peer: IpAddr,
+    /// The device's name or address, as logs have it.
+    pub device: Arc<str>,
+    /// The mailbox that its mail goes through, and no other.
+    pub bound: Option<Arc<Mailbox>>,
     /// Version and cipher, if there is TLS.
     pub tls: Option<TlsInfo>,
     /// Where what is said is written down.
@@ -110,6 +116,7 @@ impl Transaction {
             dot_sent: false,
             attempts: 0,
             mode,
+            mailbox: origin.bound.as_ref().or(origin.relay.mailboxes.only()).cloned(),
             moved: Instant::now(),
             upstream: Upstream::Unasked,
             origin,
@@ -123,13 +130,35 @@ impl Transaction {
     }
 
     /// The device, as logs name it.
-    pub fn device(&self) -> String {
-        self.origin.peer.to_string()
+    pub fn device(&self) -> &str {
+        &self.origin.device
     }
 
-    /// As whom it asks for a lease.
+    /// As whom it asks for a lease: several devices may have one name.
     pub fn who(&self) -> Who {
-        Who::Device(self.device().into())
+        Who::Device(self.origin.peer.to_string().into())
+    }
+
+    /// Whether it goes through no other mailbox than its own.
+    pub fn is_bound(&self) -> bool {
+        self.origin.bound.is_some()
+    }
+
+    /// What it goes through, chosen now if that was not known yet.
+    pub fn mailbox(&mut self) -> Arc<Mailbox> {
+        let Self { mailbox, envelope, origin, .. } = self;
+        let choose = || {
+            let Envelope { reverse_path, params, .. } = envelope;
+            let bound = origin.bound.as_ref();
+            Arc::clone(origin.relay.mailboxes.choose(bound, reverse_path.as_str(), params.size))
+        };
+        Arc::clone(mailbox.get_or_insert_with(choose))
+    }
+
+    /// It goes through another one from now on.
+    pub fn go_through(&mut self, mailbox: Arc<Mailbox>) {
+        tracing::info!(id = self.id, mailbox = mailbox.address(), "another mailbox sends it");
+        self.mailbox = Some(mailbox);
     }
 
     /// The listener's name.
@@ -227,27 +256,28 @@ impl Transaction {
         if std::mem::replace(&mut self.recorded, true) {
             return;
         }
-        let device = self.device();
-        let Origin { relay, door, tls, transcript, .. } = &self.origin;
+        let Origin { relay, door, tls, transcript, device, .. } = &self.origin;
+        let mailbox = self.mailbox.as_ref().map_or("", |mailbox| mailbox.address());
         transcript.say(Voice::Note, format_args!("message {}: {}", self.id, disposition.as_str()));
         // Who gives up before the data has not failed.
         let failed = disposition != Disposition::Relayed
             && (disposition != Disposition::Aborted || self.bytes > 0);
         relay.transcripts.keep(&self.id, transcript, failed);
         let took = self.began.elapsed();
-        relay.metrics.message_done(relay.pool.mailbox(), disposition, self.bytes, took);
+        relay.metrics.message_done(mailbox, disposition, self.bytes, took);
         let relayed = disposition == Disposition::Relayed;
         // A refusal of ours says more than the smarthost's last yes.
         let theirs = self.reply.as_ref();
         let reply = theirs.filter(|reply| !reply.code.is_positive() || relayed).or(ours);
-        let host = if self.attempts > 0 { relay.pool.host() } else { "" };
+        let asked = self.mailbox.as_ref().filter(|_| self.attempts > 0);
+        let host = asked.map_or("", |mailbox| mailbox.pool.host());
         let message_id = theirs.filter(|_| relayed).and_then(answer::message_id);
         Record {
             id: &self.id,
-            device: &device,
+            device,
             listener: &door.listener.name,
             tls: &tls.as_ref().map_or_else(|| "plain".to_owned(), ToString::to_string),
-            mailbox: relay.pool.mailbox(),
+            mailbox,
             envelope: &self.envelope,
             refused: &self.refused,
             bytes: self.bytes,
@@ -284,28 +314,48 @@ impl Transaction {
     }
 
     async fn lease(&mut self, relay: &Relay) -> Result<Lease, Reply> {
-        let began = Instant::now();
-        self.attempts = 1;
-        let lease = relay.pool.lease(&self.who(), 1, relay.lease_wait).await;
-        self.waited += began.elapsed();
-        match lease {
-            Ok(mut lease) => {
-                lease.write_down(&self.origin.transcript);
-                Ok(lease)
+        self.attempts = 0;
+        loop {
+            let (began, mailbox) = (Instant::now(), self.mailbox());
+            self.attempts += 1;
+            let lease = mailbox.pool.lease(&self.who(), 1, mailbox.pool.lease_wait()).await;
+            self.waited += began.elapsed();
+            let error = match lease {
+                Ok(mut lease) => {
+                    mailbox.reached();
+                    lease.write_down(&self.origin.transcript);
+                    return Ok(lease);
+                }
+                Err(error) => error,
+            };
+            tracing::warn!(id = self.id, %error, "no connection to the smarthost");
+            self.origin.transcript.say(Voice::Note, &error);
+            if matches!(&error, LeaseError::Open(_)) && error.reply().is_none() {
+                relay.mailboxes.failed(&mailbox);
             }
-            Err(error) => {
-                tracing::warn!(id = self.id, %error, "no connection to the smarthost");
-                self.origin.transcript.say(Voice::Note, &error);
-                let verdict =
-                    error.reply().map(|(stage, reply)| relay.pool.journal().judge(stage, reply));
-                Err(answer::no_lease(&error, verdict.as_ref()))
+            let cannot = matches!(&error, LeaseError::Open(_) | LeaseError::LoginRefused(..));
+            let size = self.envelope.params.size.unwrap_or(0);
+            let from = self.envelope.reverse_path.as_str();
+            match relay.mailboxes.instead_of(&mailbox, from, size) {
+                Some(other)
+                    if cannot
+                        && !self.is_bound()
+                        && self.attempts < relay.mailboxes.all().len() as u32 =>
+                {
+                    self.go_through(Arc::clone(other));
+                }
+                _ => {
+                    let judge = |(stage, reply)| mailbox.pool.journal().judge(stage, reply);
+                    let verdict = error.reply().map(judge);
+                    return Err(answer::no_lease(&error, verdict.as_ref()));
+                }
             }
         }
     }
 
     /// The smarthost's reply; returns what the device hears if that is a refusal.
     pub fn hear(&mut self, stage: Stage, reply: Reply) -> Reply {
-        let verdict = self.origin.relay.pool.journal().judge(stage, &reply);
+        let verdict = self.mailbox().pool.journal().judge(stage, &reply);
         let heard = answer::refused(stage, &reply, &verdict);
         self.rule = verdict.rule.as_str().to_owned();
         self.reply = Some(reply);

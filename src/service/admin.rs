@@ -102,14 +102,11 @@ impl Admin {
 }
 
 async fn metrics(State(status): State<Arc<Status>>) -> impl IntoResponse {
-    (METRICS, status.metrics.render())
+    (METRICS, status.metrics())
 }
 
 async fn ready(State(status): State<Arc<Status>>) -> (StatusCode, String) {
-    if status.drain.is_cancelled() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
-    }
-    match status.spool_trouble() {
+    match status.trouble() {
         Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
         None => (StatusCode::OK, "ready\n".to_owned()),
     }

@@ -17,7 +17,6 @@ use tracing::Instrument as _;
 use crate::{
     policy::ListenerTls,
     relay::{Door, Relay, answer, session},
-    smarthost::pool::Pool,
     telemetry::metrics::{Metrics, SessionOutcome},
     transport::listener::{Listener, Seat, Seats},
 };
@@ -31,7 +30,6 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub struct Service {
     addresses: Vec<(String, SocketAddr)>,
     admin: Option<SocketAddr>,
-    pool: Arc<Pool>,
     metrics: Metrics,
     drain_timeout: Duration,
     sessions: Sessions,
@@ -68,10 +66,7 @@ impl Service {
 
     /// An operator's word: a login that was refused is tried again, and so is mail that waits for a setting.
     pub fn try_again(&self) {
-        self.pool.try_again();
-        if let Some(keeper) = &self.sessions.relay.keeper {
-            keeper.try_again();
-        }
+        self.sessions.relay.try_again();
     }
 
     /// Drains: no more sessions, idle ones get 421, those in a transaction finish it, and so do deliveries from the
@@ -98,7 +93,9 @@ impl Service {
             keeper.abort.cancel();
             let _ = tokio::time::timeout(LAST_WORDS, keeper.finish()).await;
         }
-        self.pool.stop();
+        for mailbox in self.sessions.relay.mailboxes.all() {
+            mailbox.pool.stop();
+        }
         self.over.cancel();
         self.background.close();
         let _ = tokio::time::timeout(LAST_WORDS, self.background.wait()).await;

@@ -84,7 +84,7 @@ impl StartError {
 impl Service {
     /// Finds what [`Service::start`] would find, without binding an address or writing a file.
     pub async fn check(config: &Config) -> Result<(), StartError> {
-        Target::new(config, &config.mailboxes[0])?;
+        targets(config)?;
         accounts(config)?;
         Certificate::check(config, &Metrics::new(server_tls::library_version())).await
     }
@@ -97,7 +97,7 @@ impl Service {
             openssl = server_tls::library_version(),
             "starting"
         );
-        let target = Target::new(&config, &config.mailboxes[0])?;
+        let targets = targets(&config)?;
         let (doors, certificate) = Certificate::show(&config, &metrics).await?;
         let mut bound = Vec::new();
         for door in doors {
@@ -116,8 +116,8 @@ impl Service {
                     StartError::Bind { what: "admin".to_owned(), address: admin.address, cause }
                 })?),
             };
-        let Wired { relay, background } = wire(&config, target, &metrics, Clock::Wall).await?;
-        let (pool, over) = (Arc::clone(&relay.pool), CancellationToken::new());
+        let Wired { relay, background } = wire(&config, targets, &metrics, Clock::Wall).await?;
+        let over = CancellationToken::new();
         let sessions = Sessions {
             seats: Arc::new(Seats::new(config.limits.sessions, config.limits.sessions_per_device)),
             tracker: TaskTracker::new(),
@@ -138,7 +138,7 @@ impl Service {
         let status = Arc::new(Status {
             metrics: metrics.clone(),
             drain: relay.drain.clone(),
-            pool: Arc::clone(&pool),
+            mailboxes: Arc::clone(&relay.mailboxes),
             keeper: relay.keeper.clone(),
             transcripts: Arc::clone(&relay.transcripts),
             listeners,
@@ -150,12 +150,13 @@ impl Service {
             address
         });
         background.spawn(certificate.watch(metrics.clone(), over.clone()));
-        let warming = Arc::clone(&pool);
-        background.spawn(async move { warming.warm_up().await });
+        for mailbox in relay.mailboxes.all() {
+            let pool = Arc::clone(&mailbox.pool);
+            background.spawn(async move { pool.warm_up().await });
+        }
         Ok(Self {
             addresses,
             admin: admin.flatten(),
-            pool,
             metrics,
             drain_timeout: config.drain_timeout,
             sessions,
@@ -163,4 +164,9 @@ impl Service {
             over,
         })
     }
+}
+
+/// The smarthost of each mailbox.
+fn targets(config: &Config) -> Result<Vec<Target>, TargetError> {
+    config.mailboxes.iter().map(|mailbox| Target::new(config, mailbox)).collect()
 }

@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Listener,
-    relay::keeper::Keeper,
-    smarthost::{
-        journal::Trouble,
-        pool::{Connections, Pool},
+    relay::{
+        keeper::Keeper,
+        mailboxes::{Mailbox, Mailboxes},
     },
+    smarthost::{desk::Left, journal::Trouble, pool::Connections},
     spool::queue::{Queue as _, State},
     telemetry::{metrics::Metrics, transcript::Transcripts},
 };
@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Status {
     pub(super) metrics: Metrics,
     pub(super) drain: CancellationToken,
-    pub(super) pool: Arc<Pool>,
+    pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) keeper: Option<Arc<Keeper>>,
     pub(super) transcripts: Arc<Transcripts>,
     /// With the addresses that they are bound to.
@@ -35,7 +35,7 @@ struct Whole<'a> {
     version: &'static str,
     uptime_seconds: u64,
     listeners: Vec<ListenerState<'a>>,
-    mailboxes: [MailboxState<'a>; 1],
+    mailboxes: Vec<MailboxState<'a>>,
     spool: Option<SpoolState>,
     transcripts: Vec<Transcript>,
 }
@@ -54,8 +54,12 @@ struct MailboxState<'a> {
     state: &'static str,
     connections: Connections,
     waiting: usize,
+    /// What it may still send.
+    budget: Left,
     /// What is held until somebody changes a setting.
     stopped: Vec<String>,
+    token_expires: Option<String>,
+    credential_expires: Option<String>,
     last_error: Option<Trouble>,
 }
 
@@ -94,14 +98,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.began.elapsed().as_secs(),
             listeners: listeners.collect(),
-            mailboxes: [MailboxState {
-                address: self.pool.mailbox(),
-                state: self.pool.state().as_str(),
-                connections: self.pool.connections(),
-                waiting: self.pool.waiting(),
-                stopped: self.keeper.iter().flat_map(|keeper| keeper.stops().names()).collect(),
-                last_error: self.pool.journal().last_error(),
-            }],
+            mailboxes: self.mailboxes.all().iter().map(|mailbox| state(mailbox)).collect(),
             spool,
             transcripts: self.found(None, false),
         })
@@ -124,6 +121,24 @@ impl Status {
         })
     }
 
+    /// Everything for Prometheus.
+    pub(super) fn metrics(&self) -> String {
+        for mailbox in self.mailboxes.all() {
+            mailbox.meter(&self.metrics);
+        }
+        self.metrics.render()
+    }
+
+    /// Why devices should go elsewhere for now, if they should.
+    pub(super) fn trouble(&self) -> Option<String> {
+        if self.drain.is_cancelled() {
+            return Some("draining".to_owned());
+        }
+        let cannot_send =
+            || self.mailboxes.trouble().map(|trouble| format!("no mailbox can send: {trouble}"));
+        self.spool_trouble().or_else(cannot_send)
+    }
+
     /// Why no message can be kept, if none can.
     pub(super) fn spool_trouble(&self) -> Option<String> {
         let keeper = self.keeper.as_ref()?;
@@ -144,6 +159,20 @@ impl Status {
             lines: lines.then_some(kept.lines),
         })
         .collect()
+    }
+}
+
+fn state(mailbox: &Mailbox) -> MailboxState<'_> {
+    MailboxState {
+        address: mailbox.address(),
+        state: mailbox.state(),
+        connections: mailbox.pool.connections(),
+        waiting: mailbox.pool.waiting(),
+        budget: mailbox.pool.left(),
+        stopped: mailbox.stops().names(),
+        token_expires: mailbox.pool.journal().token_expires().map(|at| at.to_string()),
+        credential_expires: mailbox.pool.journal().credential_expires().map(|at| at.to_string()),
+        last_error: mailbox.pool.journal().last_error(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is behind the listeners: the pool, the spool, and what all sessions share. Without a socket, so that a test can have it
 //! too, with a clock that stands still and streams in memory.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -13,13 +13,16 @@ use crate::{
     relay::{
         Door, Relay,
         courier::Courier,
+        devices::Devices,
         keeper::{Clock, Keeper},
+        mailboxes::{Mailbox, Mailboxes},
         notifier::Notifier,
         replay::Budget,
     },
     smarthost::{
         Target,
-        pool::{Lifetime, Pool},
+        ledger::Ledger,
+        pool::{Allowance, Lifetime, Pool},
     },
     spool::store::Store,
     telemetry::{
@@ -28,51 +31,54 @@ use crate::{
     },
 };
 
-/// Devices that are kept waiting for another attempt at the same time, at most.
-const PATIENT: usize = 3;
-
 /// A relay that serves whoever is let in: [`session::serve`](crate::relay::session::serve) needs no more than one
 /// of its [`doors`].
 pub struct Wired {
     /// What its sessions share.
     pub relay: Arc<Relay>,
-    /// What it does beside its sessions runs here; it ends some time after [`Pool::stop`].
+    /// What it does beside its sessions runs here; it ends some time after each mailbox's [`Pool::stop`].
     pub background: TaskTracker,
 }
 
-/// Wires a relay to its smarthost and its spool. Nothing is dialled before somebody asks for it, unless the spool
-/// has something to deliver.
+/// Wires a relay to its smarthosts, one target for each mailbox of the configuration, and to its spool. Nothing is
+/// dialled before somebody asks for it, unless the spool has something to deliver.
 pub async fn wire(
     config: &Config,
-    target: Target,
+    targets: Vec<Target>,
     metrics: &Metrics,
     clock: Clock,
 ) -> Result<Wired, StartError> {
     let accounts = accounts(config)?;
-    let keeper = keeper(config, metrics, clock).await?.map(Arc::new);
     let background = TaskTracker::new();
     let transcripts = Transcripts::new(match config.log.transcripts {
         config::Transcripts::Off => Keep::Off,
         config::Transcripts::Failed => Keep::Failed,
         config::Transcripts::All => Keep::All,
     });
-    let pool = Pool::new(
-        target,
-        config.mailboxes[0].max_connections,
-        Lifetime::default(),
-        metrics.clone(),
-        Arc::clone(&transcripts),
-        background.clone(),
-    );
+    let mailboxes = config.mailboxes.iter().zip(targets).map(|(mailbox, target)| {
+        metrics.breaker(&mailbox.address, false);
+        let pool = Pool::new(
+            target,
+            mailbox.into(),
+            ledger(config, mailbox),
+            Lifetime::default(),
+            metrics.clone(),
+            Arc::clone(&transcripts),
+            background.clone(),
+        );
+        Mailbox::new(mailbox, pool)
+    });
+    let mailboxes = Mailboxes::new(mailboxes.collect(), clock, config.spool.retry.clone());
+    let keeper = keeper(config, &mailboxes, metrics, clock).await?.map(Arc::new);
     let relay = Arc::new(Relay {
         hostname: config.hostname.clone(),
         received: config.received,
         limits: config.limits.clone(),
-        lease_wait: config.smarthost.lease_wait,
         delivery: config.delivery.clone(),
         accounts,
         logins: Semaphore::new(2),
-        pool,
+        devices: Devices::new(config.devices.clone()),
+        mailboxes,
         keeper: keeper.clone(),
         metrics: metrics.clone(),
         transcripts,
@@ -88,9 +94,16 @@ pub async fn wire(
     Ok(Wired { relay, background })
 }
 
+/// Where what a mailbox has sent outlives a restart, if it is limited.
+fn ledger(config: &Config, mailbox: &config::Mailbox) -> Option<Ledger> {
+    let limited = mailbox.messages_per_minute > 0 || mailbox.recipients_per_day > 0;
+    limited.then(|| Ledger::new(&config.state_dir.join("limits"), &mailbox.address))
+}
+
 /// What keeps messages: there if the mode asks for it, or if an earlier relay has kept some.
 async fn keeper(
     config: &Config,
+    mailboxes: &Arc<Mailboxes>,
     metrics: &Metrics,
     clock: Clock,
 ) -> Result<Option<Keeper>, StartError> {
@@ -99,8 +112,9 @@ async fn keeper(
         return Ok(None);
     }
     let queue = Store::open(&settings.directory, settings.max_size, metrics.clone())?;
-    let mailboxes = [config.mailboxes[0].address.clone()];
-    queue.adopt(&mailboxes, clock.now()).await.map_err(|error| StartError::Adopt {
+    let addresses: Vec<_> =
+        config.mailboxes.iter().map(|mailbox| mailbox.address.clone()).collect();
+    queue.adopt(&addresses, clock.now()).await.map_err(|error| StartError::Adopt {
         directory: settings.directory.clone(),
         cause: error,
     })?;
@@ -113,9 +127,7 @@ async fn keeper(
         tasks: TaskTracker::new(),
         abort: CancellationToken::new(),
         wake: Notify::new(),
-        away: Mutex::default(),
-        stopped: Mutex::default(),
-        patient: Semaphore::new(config.mailboxes[0].max_connections.min(PATIENT)),
+        mailboxes: Arc::clone(mailboxes),
         metrics: metrics.clone(),
     }))
 }
@@ -143,7 +155,8 @@ fn notifier(
             };
             servers.push(Pool::new(
                 Target::new(config, &server)?,
-                1,
+                Allowance::unlimited(1),
+                None,
                 Lifetime::default(),
                 relay.metrics.clone(),
                 Arc::clone(&relay.transcripts),
@@ -163,6 +176,8 @@ pub async fn doors(config: &Config, metrics: &Metrics) -> Result<Vec<Door>, Star
 /// Who may log in.
 pub(super) fn accounts(config: &Config) -> Result<Accounts, AccountsError> {
     let accounts = config.users_file.clone().map_or(Accounts::None, Accounts::File);
-    accounts.check()?;
+    let mailboxes: Vec<_> =
+        config.mailboxes.iter().map(|mailbox| mailbox.address.as_str()).collect();
+    accounts.check(Some(&mailboxes))?;
     Ok(accounts)
 }

@@ -7,12 +7,15 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    Target,
+    LoginError, Target,
     classify::{self, Verdict, catalogue::Catalogue},
+    connection::OpenError,
+    expiry::Expiry,
 };
 use crate::{
     proto::{client::Stage, reply::Reply},
@@ -27,6 +30,7 @@ pub struct Journal {
     mailbox: String,
     catalogue: Arc<Catalogue>,
     metrics: Metrics,
+    expiry: Arc<Expiry>,
     last: Mutex<Option<Trouble>>,
     /// When the log was last told that somebody has to act, by rule; no more of them than rules.
     told: Mutex<HashMap<String, Instant>>,
@@ -50,10 +54,14 @@ pub struct Trouble {
 impl Journal {
     /// An empty one for the mailbox of a target.
     pub fn new(target: &Target, metrics: Metrics) -> Arc<Self> {
+        target.expiry.show_in(&metrics);
+        // What ends soon is told of at once. One that cannot be read shows at the login.
+        let _ = target.credential();
         Arc::new(Self {
             mailbox: target.mailbox.clone(),
             catalogue: Arc::clone(&target.catalogue),
             metrics,
+            expiry: Arc::clone(&target.expiry),
             last: Mutex::default(),
             told: Mutex::default(),
         })
@@ -88,7 +96,7 @@ impl Journal {
             );
         }
         self.keep(Trouble {
-            time: jiff::Timestamp::now().to_string(),
+            time: Timestamp::now().to_string(),
             reply: reply.to_string(),
             rule: rule.to_owned(),
             meaning: verdict.meaning.to_string(),
@@ -108,16 +116,32 @@ impl Journal {
     }
 
     /// No connection came about, for another reason than a reply.
-    pub(super) fn failed(&self, error: &dyn std::fmt::Display) {
+    pub(super) fn failed(&self, error: &OpenError) {
+        let doctor =
+            || vec!["smtp-uplift doctor walks the way to the smarthost step by step".to_owned()];
+        let (rule, meaning, remedy) = match error {
+            OpenError::Login(LoginError::Token(error)) => {
+                ("token", error.message.clone(), error.remedy.clone())
+            }
+            error => ("", error.to_string(), doctor()),
+        };
         self.keep(Trouble {
-            time: jiff::Timestamp::now().to_string(),
+            time: Timestamp::now().to_string(),
             reply: String::new(),
-            rule: String::new(),
-            meaning: error.to_string(),
-            remedy: vec![
-                "smtp-uplift doctor walks the way to the smarthost step by step".to_owned(),
-            ],
+            rule: rule.to_owned(),
+            meaning,
+            remedy,
         });
+    }
+
+    /// When the mailbox's access token ends, as far as that is known.
+    pub fn token_expires(&self) -> Option<Timestamp> {
+        self.expiry.token()
+    }
+
+    /// When what its tokens are asked for with ends, as far as that is known.
+    pub fn credential_expires(&self) -> Option<Timestamp> {
+        self.expiry.credential()
     }
 
     /// What went wrong last.

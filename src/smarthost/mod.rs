@@ -1,15 +1,26 @@
 //! The smarthost's side: one [`connection`], the [`pool`] of a mailbox that lends connections, and the
-//! [`transaction`] that runs on a borrowed one. [`classify`] knows what its replies mean, [`breaker`] when to log
-//! in again after a refusal; [`examination`] walks the way to it for a doctor.
+//! [`transaction`] that runs on a borrowed one.
+//!
+//! Whoever wants to send waits at the [`desk`]: [`limits`] say whether anybody may, [`turns`] who is next, and the
+//! [`ledger`] remembers what was sent. Connections come about at the [`gate`]; [`breaker`] knows when to log in again
+//! after a refusal, and [`oauth`] gets access tokens. [`classify`] knows what the smarthost's replies mean;
+//! [`examination`] walks the way to it for a doctor.
 
 pub mod breaker;
 pub mod classify;
 pub mod connection;
+pub mod desk;
 pub mod examination;
+mod expiry;
+pub mod gate;
 pub mod journal;
+pub mod ledger;
+pub mod limits;
+pub mod oauth;
 pub mod pool;
 mod token;
 pub mod transaction;
+pub mod turns;
 
 use std::{
     fs,
@@ -20,14 +31,19 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use thiserror::Error;
 
-use self::classify::catalogue::Catalogue;
+use self::{
+    classify::catalogue::Catalogue,
+    expiry::Expiry,
+    oauth::{TokenError, Tokens},
+};
 use crate::{
     config::{
-        Config, Mailbox, MailboxAuth, Problems, SecretError, Smarthost, SmarthostTls, Stamp,
-        TokenSource, unreadable,
+        Config, Mailbox, MailboxAuth, Problems, Secret, SecretError, Smarthost, SmarthostTls,
+        Stamp, TokenSource, unreadable,
     },
     proto::sasl::{Credentials, Login},
     transport::{
@@ -50,13 +66,18 @@ pub struct Target {
     pub mailbox: String,
     /// The name that it logs in with.
     pub username: String,
+    /// Octets of a message that it may send; `None`: what the smarthost says.
+    pub message_size: Option<u64>,
     /// How long one reply of the dialogue before the first MAIL may take.
     pub patience: Duration,
     /// What its replies mean.
     pub catalogue: Arc<Catalogue>,
     dialler: Dialler,
     auth: MailboxAuth,
-    tls: Option<Mutex<Tls>>,
+    /// Where the relay gets its access tokens itself.
+    tokens: Option<Arc<Tokens>>,
+    expiry: Arc<Expiry>,
+    tls: Option<Mutex<Rooted<ClientTls>>>,
     hasher: RandomState,
 }
 
@@ -86,8 +107,23 @@ pub enum LoginError {
     #[error("the mailbox's secret cannot be read: {0}")]
     Secret(#[from] SecretError),
     /// No token was had.
-    #[error("there are no tokens yet")]
-    NoTokens,
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+impl LoginError {
+    /// Whether it passes without anybody's help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Token(error) if error.is_temporary())
+    }
+
+    /// Whether it is about something on this machine, so that looking at it again harms nobody.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Secret(_) => true,
+            Self::Token(error) => error.is_local(),
+        }
+    }
 }
 
 /// The built-in rules, and an operator's before them.
@@ -103,17 +139,42 @@ pub fn catalogue(own: Option<&Path>) -> Result<Arc<Catalogue>, TargetError> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Credential(u64);
 
-/// TLS settings, and what `ca_file` was when they were made.
-struct Tls {
-    client: Arc<ClientTls>,
+/// What was made with the roots that are trusted, and what `ca_file` was then.
+struct Rooted<T> {
+    made: T,
     roots: Option<Stamp>,
 }
 
-impl Tls {
-    fn new(smarthost: &Smarthost) -> Result<Self, ClientTlsError> {
+impl<T: Clone> Rooted<T> {
+    fn new(
+        smarthost: &Smarthost,
+        make: fn(&Smarthost) -> Result<T, ClientTlsError>,
+    ) -> Result<Self, ClientTlsError> {
         // Stamped before it is read: what changes in between is read again.
         let roots = smarthost.ca_file.as_deref().map(Stamp::of);
-        Ok(Self { client: Arc::new(ClientTls::new(smarthost)?), roots })
+        Ok(Self { made: make(smarthost)?, roots })
+    }
+
+    /// Roots that have changed are read anew; while they cannot be used, the former ones are.
+    fn now(
+        &mut self,
+        smarthost: &Smarthost,
+        make: fn(&Smarthost) -> Result<T, ClientTlsError>,
+    ) -> T {
+        let roots = smarthost.ca_file.as_deref().map(Stamp::of);
+        if roots != self.roots {
+            match Self::new(smarthost, make) {
+                Ok(anew) => {
+                    *self = anew;
+                    tracing::info!("ca_file has changed and was read again");
+                }
+                Err(error) => {
+                    self.roots = roots;
+                    tracing::error!(%error, "ca_file has changed and cannot be used: the former one is");
+                }
+            }
+        }
+        self.made.clone()
     }
 }
 
@@ -121,7 +182,7 @@ impl Target {
     /// A mailbox of a configuration, and its smarthost.
     pub fn new(config: &Config, mailbox: &Mailbox) -> Result<Self, TargetError> {
         let Smarthost { host, port, .. } = &mailbox.smarthost;
-        Self::with_dialler(config, mailbox, Dialler::Tcp { host: host.clone(), port: *port })
+        Self::with_dialler(config, mailbox, Dialler::tcp(host, *port))
     }
 
     /// A mailbox of a configuration, and its smarthost, with another way to get there.
@@ -133,17 +194,29 @@ impl Target {
         let smarthost = &mailbox.smarthost;
         let tls = match smarthost.tls {
             SmarthostTls::None => None,
-            SmarthostTls::StartTls | SmarthostTls::Implicit => Some(Tls::new(smarthost)?),
+            SmarthostTls::StartTls | SmarthostTls::Implicit => {
+                Some(Rooted::new(smarthost, ClientTls::new)?)
+            }
+        };
+        let expiry = Arc::new(Expiry::new(&mailbox.address));
+        let tokens = match &mailbox.auth {
+            MailboxAuth::XOAuth2 { token: TokenSource::OAuth(oauth) } => {
+                Some(Tokens::with_expiry(config, mailbox, oauth, Arc::clone(&expiry))?)
+            }
+            _ => None,
         };
         Ok(Self {
             hostname: config.hostname.clone(),
             smarthost: smarthost.clone(),
             mailbox: mailbox.address.clone(),
             username: mailbox.username.clone(),
+            message_size: mailbox.message_size,
             patience: PATIENCE,
             catalogue: catalogue(smarthost.replies_file.as_deref())?,
             dialler,
             auth: mailbox.auth.clone(),
+            tokens,
+            expiry,
             tls: tls.map(Mutex::new),
             hasher: RandomState::new(),
         })
@@ -154,65 +227,92 @@ impl Target {
         &self.auth
     }
 
+    /// Where the relay gets its access tokens itself; `None` where the mailbox logs in with something else.
+    pub fn tokens(&self) -> Option<&Arc<Tokens>> {
+        self.tokens.as_ref()
+    }
+
+    /// When the access token ends that was used last, as far as that is known.
+    pub fn token_expires(&self) -> Option<Timestamp> {
+        self.expiry.token()
+    }
+
+    /// When the client secret, the certificate or the sign-in ends, as far as that is known.
+    pub fn credential_expires(&self) -> Option<Timestamp> {
+        self.expiry.credential()
+    }
+
+    /// An operator's word: whatever the last try has met with, the next one is made at once.
+    pub fn try_again(&self) {
+        self.dialler.try_again();
+        if let Some(tokens) = &self.tokens {
+            tokens.try_again();
+        }
+    }
+
     /// What the secret is told by that the mailbox logs in with now.
     pub fn credential(&self) -> Result<Credential, LoginError> {
-        let secret = match &self.auth {
-            MailboxAuth::None => return Ok(Credential::default()),
-            MailboxAuth::XOAuth2 { token: TokenSource::Ready(secret) }
-            | MailboxAuth::Login { password: secret }
-            | MailboxAuth::Plain { password: secret } => secret,
-            MailboxAuth::XOAuth2 { token: TokenSource::OAuth(_) } => {
-                return Err(LoginError::NoTokens);
-            }
-        };
-        Ok(Credential(self.hasher.hash_one(secret.load()?.expose_secret())))
+        if let Some(tokens) = &self.tokens {
+            return Ok(Credential(tokens.credential()?));
+        }
+        let Some(secret) = self.secret() else { return Ok(Credential::default()) };
+        let secret = secret.load()?;
+        Ok(self.known_by(secret.expose_secret()))
     }
 
     /// How to log in now, and what that secret is told by.
     pub async fn login(&self) -> Result<(Login, Credential), LoginError> {
-        let (secret, token, prefer_plain) = match &self.auth {
-            MailboxAuth::None => return Ok((Login::None, Credential::default())),
-            MailboxAuth::XOAuth2 { token: TokenSource::Ready(token) } => (token, true, false),
-            MailboxAuth::XOAuth2 { token: TokenSource::OAuth(_) } => {
-                return Err(LoginError::NoTokens);
-            }
-            MailboxAuth::Login { password } => (password, false, false),
-            MailboxAuth::Plain { password } => (password, false, true),
-        };
+        let user = self.username.clone();
+        if let Some(tokens) = &self.tokens {
+            let token = tokens.token().await?;
+            // Of what it was asked for with: the token is another one every hour.
+            let credential = Credential(tokens.credential()?);
+            let secret = token.secret.expose_secret().to_owned();
+            return Ok((Login::Token(Credentials { user, secret }), credential));
+        }
+        let Some(secret) = self.secret() else { return Ok((Login::None, Credential::default())) };
         let secret = secret.load()?.expose_secret().to_owned();
-        let credential = Credential(self.hasher.hash_one(&secret));
-        let credentials = Credentials { user: self.username.clone(), secret };
-        let login = if token {
-            Login::Token(credentials)
-        } else {
-            Login::Password { credentials, prefer_plain }
+        let credential = self.known_by(&secret);
+        let credentials = Credentials { user, secret };
+        let login = match &self.auth {
+            MailboxAuth::XOAuth2 { .. } => Login::Token(credentials),
+            auth => {
+                let prefer_plain = matches!(auth, MailboxAuth::Plain { .. });
+                Login::Password { credentials, prefer_plain }
+            }
         };
         Ok((login, credential))
     }
 
     /// The smarthost has refused what was logged in with. Returns whether the next [`Target::login`] brings another
     /// token, asked for because of this.
-    pub fn refused(&self, _login: &Login) -> bool {
-        false
+    pub fn refused(&self, login: &Login) -> bool {
+        match (&self.tokens, login) {
+            (Some(tokens), Login::Token(credentials)) => tokens.refused(&credentials.secret),
+            _ => false,
+        }
     }
 
-    /// TLS with the smarthost, if it is to have any. Roots that have changed are read anew; while they cannot
-    /// be used, the former ones are.
-    fn tls(&self) -> Option<Arc<ClientTls>> {
-        let mut tls = self.tls.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        let roots = self.smarthost.ca_file.as_deref().map(Stamp::of);
-        if roots != tls.roots {
-            match Tls::new(&self.smarthost) {
-                Ok(anew) => {
-                    *tls = anew;
-                    tracing::info!("ca_file has changed and was read again");
-                }
-                Err(error) => {
-                    tls.roots = roots;
-                    tracing::error!(%error, "ca_file has changed and cannot be used: the former one is");
-                }
-            }
+    /// The secret that the mailbox logs in with as it is.
+    fn secret(&self) -> Option<&Secret> {
+        match &self.auth {
+            MailboxAuth::XOAuth2 { token: TokenSource::Ready(secret) }
+            | MailboxAuth::Login { password: secret }
+            | MailboxAuth::Plain { password: secret } => Some(secret),
+            MailboxAuth::XOAuth2 { token: TokenSource::OAuth(_) } | MailboxAuth::None => None,
         }
-        Some(Arc::clone(&tls.client))
+    }
+
+    fn known_by(&self, secret: &str) -> Credential {
+        if matches!(self.auth, MailboxAuth::XOAuth2 { .. }) {
+            self.expiry.token_ends(token::expires(secret));
+        }
+        Credential(self.hasher.hash_one(secret))
+    }
+
+    /// TLS with the smarthost, if it is to have any.
+    fn tls(&self) -> Option<ClientTls> {
+        let mut tls = self.tls.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(tls.now(&self.smarthost, ClientTls::new))
     }
 }

@@ -1,22 +1,20 @@
 //! The connections of one mailbox: lent one by one, kept between messages.
 //!
 //! ```text
-//!            lease()                     park()
-//! (waiting) ─────────► Lease ──────────────────────► shelf ──► lent again, youngest first
-//!     ▲                  │ dropped                     │ too old, too idle, or it has news
-//!     │                  ▼                             ▼
-//!     └── slot free ◄── closing, until the smarthost has closed too or a second has passed
+//!          lease()                         park()
+//! [`desk`] ───────► Turn ─► Lease ──────────────────────► shelf ──► lent again, youngest first
+//!    ▲                        │ dropped                     │ too old, too idle, or it has news
+//!    │                        ▼                             ▼
+//!    └───── slot free ◄── closing, until the smarthost has closed too or a second has passed
 //! ```
 //!
-//! Every connection owns a slot from its first SYN until it is closed, so that there are never more than
-//! `max_connections`; those who wait are served in order. A connection that comes too late for whoever
-//! asked goes to the shelf for the next one.
+//! The desk says who is next; [`gate`](super::gate) lets connections come about. Every connection owns a slot from its
+//! first SYN until it is closed, so that there are never more than the mailbox may have. A connection that comes too
+//! late for whoever asked goes to the shelf for the next one.
 //!
-//! The smarthost's own limits may be lower than `max_connections`: [`Pool::lower`] takes one connection out of use
-//! for a while, [`Pool::pause`] all of them.
+//! [`desk`]: super::desk
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -27,17 +25,25 @@ use std::{
 use serde::Serialize;
 use thiserror::Error;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch},
-    time::{Instant, sleep_until, timeout},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use super::{
     Credential, Target,
-    breaker::{Breaker, State},
+    breaker::State,
     connection::{Connection, OpenError},
+    desk::{Desk, Left, Refused, Turn},
+    gate::Gate,
     journal::Journal,
+    ledger::Ledger,
+    limits::{Bar, LOWERED},
+};
+pub use super::{
+    limits::{Allowance, Budget, Spent},
+    turns::Who,
 };
 use crate::{
     proto::{
@@ -47,7 +53,7 @@ use crate::{
     },
     telemetry::{
         metrics::Metrics,
-        transcript::{Transcript, Transcripts, Voice},
+        transcript::{Transcript, Transcripts},
     },
 };
 
@@ -55,8 +61,6 @@ use crate::{
 const SWEEPS: u32 = 12;
 /// How long the smarthost may still count a connection that failed on our side.
 const COUNTED: Duration = Duration::from_secs(1);
-/// How long the smarthost is taken at its word that there are too many connections.
-const LOWERED: Duration = Duration::from_secs(300);
 
 /// How long connections are kept. By age, never by count: a count draws all traffic to the slowest server.
 #[derive(Clone, Copy, Debug)]
@@ -75,35 +79,19 @@ impl Default for Lifetime {
 
 /// The connections of one mailbox.
 pub struct Pool {
-    target: Target,
+    gate: Gate,
+    desk: Arc<Desk>,
     lifetime: Lifetime,
     metrics: Metrics,
-    journal: Arc<Journal>,
-    transcripts: Arc<Transcripts>,
     tracker: TaskTracker,
     stopping: CancellationToken,
-    /// One permit for each lease that may be out: who waits here waits in order.
-    leases: Arc<Semaphore>,
     /// One permit for each connection, whatever it does.
     slots: Arc<Semaphore>,
     shelf: Mutex<Vec<Shelved>>,
     /// Something was put on the shelf.
     shelved: Notify,
-    breaker: Mutex<Breaker>,
-    /// What the smarthost said to the last login that it refused.
-    refusal: Mutex<Option<Box<Reply>>>,
-    /// The breaker's time begins here.
-    born: Instant,
-    /// Held by the one login that may run while none has succeeded yet.
-    unproven: Semaphore,
     max_connections: usize,
-    /// By how many connections that is lowered.
-    lowered: AtomicUsize,
-    /// No lease is handed out until then.
-    paused: watch::Sender<Option<Instant>>,
-    waiting: AtomicUsize,
     leased: AtomicUsize,
-    offer: Mutex<SmarthostOffer>,
 }
 
 /// A connection that is lent. Dropping it closes the connection; [`Lease::park`] keeps it.
@@ -111,18 +99,7 @@ pub struct Lease {
     /// Taken out only when the lease ends.
     lent: Option<Lent>,
     pool: Arc<Pool>,
-    _turn: OwnedSemaphorePermit,
-}
-
-/// Who asks for a lease: devices take turns, and the spool has its share.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Who {
-    /// A device that is there now, by its name or address.
-    Device(Arc<str>),
-    /// The spool.
-    Spool,
-    /// The relay itself, which sends no message with it.
-    Relay,
+    turn: Turn,
 }
 
 /// The connections of a mailbox.
@@ -174,32 +151,13 @@ pub enum LeaseError {
     Stopping,
 }
 
-/// A limit that is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spent {
-    /// How many there may be.
-    pub count: u32,
-    /// Of what.
-    pub what: Budget,
-    /// When there is room again.
-    pub left: Duration,
-}
-
-/// What a mailbox may send so many of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Budget {
-    /// Messages in any minute.
-    Messages,
-    /// Recipients in any 24 hours.
-    Recipients,
-}
-
-impl fmt::Display for Budget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Messages => "messages a minute",
-            Self::Recipients => "recipients a day",
-        })
+impl From<Refused> for LeaseError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Barred(Bar::Paused(left)) => Self::Paused(left),
+            Refused::Barred(Bar::Spent(spent)) => Self::Spent(spent),
+            Refused::Closed => Self::Stopping,
+        }
     }
 }
 
@@ -218,55 +176,49 @@ impl LeaseError {
 }
 
 impl Pool {
-    /// A pool without connections. What it does in the background runs on `tracker`.
+    /// A pool without connections. What an earlier relay has sent is in `ledger`; what the pool does in the background
+    /// runs on `tracker`.
     pub fn new(
         target: Target,
-        max_connections: usize,
+        allowance: Allowance,
+        ledger: Option<Ledger>,
         lifetime: Lifetime,
         metrics: Metrics,
         transcripts: Arc<Transcripts>,
         tracker: TaskTracker,
     ) -> Arc<Self> {
+        let desk = Desk::new(&target.mailbox, allowance, ledger, metrics.clone());
         let pool = Arc::new(Self {
-            journal: Journal::new(&target, metrics.clone()),
-            target,
+            gate: Gate::new(target, metrics.clone(), transcripts),
+            desk,
             lifetime,
             metrics,
-            transcripts,
             tracker,
             stopping: CancellationToken::new(),
-            leases: Arc::new(Semaphore::new(max_connections)),
-            slots: Arc::new(Semaphore::new(max_connections)),
+            slots: Arc::new(Semaphore::new(allowance.connections)),
             shelf: Mutex::default(),
             shelved: Notify::new(),
-            breaker: Mutex::default(),
-            refusal: Mutex::default(),
-            born: Instant::now(),
-            unproven: Semaphore::new(1),
-            max_connections,
-            lowered: AtomicUsize::new(0),
-            paused: watch::Sender::default(),
-            waiting: AtomicUsize::new(0),
+            max_connections: allowance.connections,
             leased: AtomicUsize::new(0),
-            offer: Mutex::default(),
         });
         pool.tracker.spawn(Arc::clone(&pool).sweep());
+        pool.tracker.spawn(Arc::clone(&pool.desk).run(pool.stopping.clone()));
         pool
     }
 
     /// The mailbox's address.
     pub fn mailbox(&self) -> &str {
-        &self.target.mailbox
+        &self.gate.target.mailbox
     }
 
     /// The smarthost's name.
     pub fn host(&self) -> &str {
-        &self.target.smarthost.host
+        &self.gate.target.smarthost.host
     }
 
     /// How long a transaction waits for a connection.
     pub fn lease_wait(&self) -> Duration {
-        self.target.smarthost.lease_wait
+        self.gate.target.smarthost.lease_wait
     }
 
     /// The most connections that there may be.
@@ -274,70 +226,62 @@ impl Pool {
         self.max_connections
     }
 
-    /// What the smarthost offered when it was last seen.
-    pub fn offer(&self) -> SmarthostOffer {
-        *self.offer.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Where it sends to, and as whom.
+    pub fn target(&self) -> &Target {
+        &self.gate.target
     }
 
-    /// How the mailbox fares.
+    /// What the smarthost offered when it was last seen, as far as the mailbox may use it.
+    pub fn offer(&self) -> SmarthostOffer {
+        self.gate.offer()
+    }
+
+    /// How the mailbox's login fares.
     pub fn state(&self) -> State {
-        self.breaker().state()
+        self.gate.state()
     }
 
     /// An operator's word: the next login is tried, whatever the last one met with.
     pub fn try_again(&self) {
-        self.breaker().try_again();
+        self.gate.try_again();
     }
 
     /// Whether a login would be tried now.
     pub fn admits_login(&self) -> bool {
-        self.breaker().admits(self.born.elapsed()).is_ok()
+        self.gate.admits()
     }
 
     /// The smarthost counts too many connections: for five minutes there is one less. Said again it is one less
     /// still, down to the last.
     pub fn lower(self: &Arc<Self>) {
-        let most = self.max_connections.saturating_sub(1);
-        let lower = |lowered: usize| (lowered < most).then_some(lowered + 1);
-        let Ok(before) = self.lowered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower)
-        else {
-            return;
-        };
-        let connections = self.max_connections - before - 1;
+        let Some(connections) = self.desk.lower() else { return };
         tracing::warn!(mailbox = self.mailbox(), connections, "fewer connections for a while");
         let (pool, until) = (Arc::clone(self), Instant::now() + LOWERED);
         self.tracker.spawn(async move {
             let lowering = async {
                 let _out_of_use = pool.withdraw().await;
-                sleep_until(until).await;
+                tokio::time::sleep_until(until).await;
             };
             tokio::select! {
                 () = pool.stopping.cancelled() => {}
                 // One that is lent all the while was not to be had.
-                () = sleep_until(until) => {}
+                () = tokio::time::sleep_until(until) => {}
                 () = lowering => {}
             }
-            pool.lowered.fetch_sub(1, Ordering::Relaxed);
         });
     }
 
     /// The smarthost was sent too much: no lease is handed out for so long. Of several pauses the last to end
     /// counts.
     pub fn pause(&self, wait: Duration) {
-        let until = Some(Instant::now() + wait);
-        let longer = self.paused.send_if_modified(|paused| {
-            let longer = *paused < until;
-            *paused = until.max(*paused);
-            longer
-        });
-        if longer {
+        if self.desk.pause(wait) {
             tracing::warn!(mailbox = self.mailbox(), seconds = wait.as_secs(), "sending pauses");
         }
     }
 
     /// What the smarthost says, and what it means.
     pub fn journal(&self) -> &Journal {
-        &self.journal
+        &self.gate.journal
     }
 
     /// The connections that there are.
@@ -347,30 +291,38 @@ impl Pool {
 
     /// How many wait for a lease.
     pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.desk.waiting()
     }
 
     /// Whether somebody waits for a lease.
     pub fn is_waited_for(&self) -> bool {
-        self.waiting() > 0
+        self.desk.is_waited_for()
     }
 
-    /// Lends a connection, within `wait`: waiting for one, dialling, TLS and login included. Fails at once when
-    /// there is a pause that lasts longer.
+    /// What the mailbox may still send.
+    pub fn left(&self) -> Left {
+        self.desk.left()
+    }
+
+    /// About how long one more message would wait for its turn: of two mailboxes the one with less takes it.
+    pub fn load(&self) -> (Duration, usize) {
+        self.desk.load()
+    }
+
+    /// Lends a connection for a message to so many recipients, within `wait`: waiting for a turn, dialling, TLS and
+    /// login included. Fails at once when the mailbox may not send for longer than that.
     pub async fn lease(
         self: &Arc<Self>,
-        _who: &Who,
-        _recipients: usize,
+        who: &Who,
+        recipients: usize,
         wait: Duration,
     ) -> Result<Lease, LeaseError> {
         let began = Instant::now();
-        let lease = tokio::select! {
-            biased;
-            left = self.paused_beyond(began + wait) => Err(LeaseError::Paused(left)),
-            lease = timeout(wait, self.lend()) => lease.unwrap_or(Err(LeaseError::Busy(wait))),
-        };
-        self.metrics.lease_waited(self.mailbox(), began.elapsed());
-        lease
+        let lease = timeout(wait, self.lend(who, recipients, began + wait)).await;
+        if *who != Who::Relay {
+            self.metrics.lease_waited(self.mailbox(), began.elapsed());
+        }
+        lease.unwrap_or(Err(LeaseError::Busy(wait)))
     }
 
     /// Opens a connection ahead of the first message, so that the operator hears at once what is wrong and
@@ -396,27 +348,28 @@ impl Pool {
     /// Says QUIT on every shelved connection and lends no more.
     pub fn stop(self: &Arc<Self>) {
         self.stopping.cancel();
-        self.leases.close();
+        self.desk.close();
         self.slots.close();
         self.clear(|_| true);
     }
 
-    async fn lend(self: &Arc<Self>) -> Result<Lease, LeaseError> {
-        let turn = {
-            let _waiter = Waiter::new(&self.waiting);
-            self.leases.clone().acquire_owned().await.map_err(|_| LeaseError::Stopping)?
-        };
-        let lent = loop {
-            self.resumed().await;
+    async fn lend(
+        self: &Arc<Self>,
+        who: &Who,
+        recipients: usize,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseError> {
+        let (turn, lent) = loop {
+            let turn = self.desk.turn(who, recipients, deadline).await?;
             let lent = self.lent().await?;
-            if self.pause_left().is_none() {
-                break lent;
+            if *who == Who::Relay || !self.desk.is_paused() {
+                break (turn, lent);
             }
             // The pause began while it was dialled.
             self.shelve(lent);
         };
         self.leased.fetch_add(1, Ordering::Relaxed);
-        let lease = Lease { lent: Some(lent), pool: Arc::clone(self), _turn: turn };
+        let lease = Lease { lent: Some(lent), pool: Arc::clone(self), turn };
         self.report();
         Ok(lease)
     }
@@ -440,36 +393,14 @@ impl Pool {
         }
     }
 
-    /// How much of a pause is left, if there is one.
-    fn pause_left(&self) -> Option<Duration> {
-        let left = (*self.paused.borrow())?.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
-    }
-
-    /// Waits until there is no pause.
-    async fn resumed(&self) {
-        while let Some(left) = self.pause_left() {
-            tokio::time::sleep(left).await;
-        }
-    }
-
-    /// Waits for a pause that lasts beyond some time; returns how much of it is left.
-    async fn paused_beyond(&self, deadline: Instant) -> Duration {
-        let mut paused = self.paused.subscribe();
-        // Fails only without a sender, and that is ours.
-        let _ = paused.wait_for(|until| until.is_some_and(|until| until > deadline)).await;
-        self.pause_left().unwrap_or_default()
-    }
-
-    /// Takes a connection out of use, as soon as one is not lent: what whoever holds these has, nobody else has.
-    async fn withdraw(self: &Arc<Self>) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        let turn = self.leases.clone().acquire_owned().await.ok()?;
+    /// Takes a connection out of use, as soon as one is not lent: what whoever holds this has, nobody else has.
+    async fn withdraw(self: &Arc<Self>) -> Option<OwnedSemaphorePermit> {
         loop {
             let shelved = self.shelved.notified();
             tokio::pin!(shelved);
             shelved.as_mut().enable();
             if let Ok(slot) = self.slots.clone().try_acquire_owned() {
-                return Some((turn, slot));
+                return Some(slot);
             }
             let oldest = {
                 let mut shelf = self.shelf();
@@ -478,11 +409,11 @@ impl Pool {
             if let Some(Shelved { lent, .. }) = oldest {
                 self.report();
                 lent.connection.close(true).await;
-                return Some((turn, lent.slot));
+                return Some(lent.slot);
             }
             tokio::select! {
                 () = &mut shelved => {}
-                slot = self.slots.clone().acquire_owned() => return Some((turn, slot.ok()?)),
+                slot = self.slots.clone().acquire_owned() => return slot.ok(),
             }
         }
     }
@@ -492,7 +423,7 @@ impl Pool {
         let (done, opened) = oneshot::channel();
         let pool = Arc::clone(self);
         let opening = async move {
-            match pool.open().await {
+            match pool.gate.open(&pool.stopping, || pool.clear(|_| true)).await {
                 Ok((connection, credential)) => {
                     let lent = Lent { connection: Box::new(connection), credential, slot };
                     if let Err(Ok(lent)) = done.send(Ok(lent)) {
@@ -505,8 +436,7 @@ impl Pool {
                         tracing::warn!(mailbox = pool.mailbox(), %error, "cannot log in to the smarthost");
                     }
                     if connected {
-                        let _ =
-                            pool.stopping.run_until_cancelled(tokio::time::sleep(COUNTED)).await;
+                        let _ = pool.stopping.run_until_cancelled(sleep(COUNTED)).await;
                     }
                     drop(slot);
                 }
@@ -514,71 +444,6 @@ impl Pool {
         };
         self.tracker.spawn(opening.in_current_span());
         opened.await.unwrap_or(Err(LeaseError::Stopping))
-    }
-
-    /// Connects and logs in; one at a time while no login has succeeded, and not again right after a refusal.
-    async fn open(self: &Arc<Self>) -> Result<(Connection, Credential), LeaseError> {
-        let failed = |error: OpenError| LeaseError::Open(Box::new(error));
-        let load = async || {
-            let login = self.target.login().await;
-            let (login, credential) = login.map_err(|error| failed(error.into()))?;
-            self.notice(credential);
-            Ok((login, credential))
-        };
-        let mut secret = load().await?;
-        let proven = self.breaker().is_proven();
-        let _alone = if proven { None } else { self.unproven.acquire().await.ok() };
-        if !proven {
-            // Whoever had the turn before may have learnt something, and the secret may have changed.
-            secret = load().await?;
-        }
-        let (login, credential) = secret;
-        let admitted = self.breaker().admits(self.born.elapsed());
-        admitted.map_err(|left| LeaseError::LoginRefused(left, self.refusal().clone()))?;
-        let transcript = self.transcripts.begin();
-        let opening = Connection::open(&self.target, login, &self.journal, &transcript);
-        let Some(result) = self.stopping.run_until_cancelled(opening).await else {
-            return Err(LeaseError::Stopping);
-        };
-        let outcome = result.as_ref().map_or_else(|error| error.stage().as_str(), |_| "ok");
-        match &result {
-            Ok(connection) => {
-                self.learn(connection);
-                self.breaker().accepted(credential);
-            }
-            Err(OpenError::Refused(Refusal::Reply(Stage::Auth, reply))) => {
-                let verdict = self.journal.judge(Stage::Auth, reply);
-                *self.refusal() = Some(Box::new(reply.clone()));
-                self.breaker().refused(credential, &verdict, self.born.elapsed());
-            }
-            Err(_) => {}
-        }
-        self.metrics.upstream_connect(self.mailbox(), outcome);
-        if let Err(error) = &result {
-            transcript.say(Voice::Note, error);
-            if !matches!(error, OpenError::Refused(Refusal::Reply(..))) {
-                self.journal.failed(error);
-            }
-        }
-        self.transcripts.keep(self.mailbox(), &transcript, result.is_err());
-        result.map(|connection| (connection, credential)).map_err(failed)
-    }
-
-    /// A secret that has changed is unproven, and connections with the former one are not lent again.
-    fn notice(self: &Arc<Self>, credential: Credential) {
-        let changed = self.breaker().present(credential);
-        if changed {
-            tracing::info!(mailbox = self.mailbox(), "the mailbox's secret has changed");
-            self.clear(|_| true);
-        }
-    }
-
-    fn refusal(&self) -> MutexGuard<'_, Option<Box<Reply>>> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The youngest shelved connection that is still good.
@@ -599,7 +464,7 @@ impl Pool {
     fn shelve(self: &Arc<Self>, lent: Lent) {
         let spent = !lent.connection.is_usable()
             || lent.connection.age() > self.lifetime.age
-            || !self.breaker().is_of(lent.credential);
+            || !self.gate.knows(lent.credential);
         if spent || self.stopping.is_cancelled() {
             return self.close(lent, true);
         }
@@ -612,10 +477,9 @@ impl Pool {
     /// logged in with a secret that is no longer the mailbox's.
     async fn sweep(self: Arc<Self>) {
         let pause = self.lifetime.idle / SWEEPS;
-        while self.stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            // One that cannot be read just now shows at the next login.
-            if let Ok(credential) = self.target.credential() {
-                self.notice(credential);
+        while self.stopping.run_until_cancelled(sleep(pause)).await.is_some() {
+            if self.gate.look() {
+                self.clear(|_| true);
             }
             self.clear(|shelved| shelved.since.elapsed() > self.lifetime.idle);
         }
@@ -636,12 +500,6 @@ impl Pool {
             drop(slot);
         });
         self.report();
-    }
-
-    fn learn(&self, connection: &Connection) {
-        let capabilities = connection.capabilities();
-        *self.offer.lock().unwrap_or_else(PoisonError::into_inner) =
-            SmarthostOffer { size: capabilities.size, smtputf8: capabilities.smtputf8 };
     }
 
     fn shelf(&self) -> MutexGuard<'_, Vec<Shelved>> {
@@ -673,6 +531,16 @@ impl Lease {
         &self.lent.as_ref().expect("only the end of a lease takes it out").connection
     }
 
+    /// The smarthost hears of a transaction now: it counts.
+    pub(super) fn spend(&mut self) {
+        self.turn.spend();
+    }
+
+    /// One recipient more than the lease was asked for.
+    pub(super) fn add_recipient(&mut self) {
+        self.turn.add_recipient();
+    }
+
     pub(super) fn connection_mut(&mut self) -> &mut Connection {
         &mut self.lent.as_mut().expect("only the end of a lease takes it out").connection
     }
@@ -686,21 +554,5 @@ impl Drop for Lease {
             Some(lent) => self.pool.close(lent, false),
             None => self.pool.report(),
         }
-    }
-}
-
-/// Counts one who waits, for as long as it lives.
-struct Waiter<'a>(&'a AtomicUsize);
-
-impl<'a> Waiter<'a> {
-    fn new(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        Self(waiting)
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -20,6 +20,9 @@ struct Claims {
     roles: Vec<String>,
     #[serde(default)]
     scp: String,
+    upn: Option<String>,
+    preferred_username: Option<String>,
+    unique_name: Option<String>,
 }
 
 /// One, or several (RFC 7519 section 4.1.3).
@@ -55,6 +58,17 @@ pub(super) fn examine(token: &str) -> Finding {
         rule: None,
         remedy: remedy.into_iter().map(str::to_owned).collect(),
     }
+}
+
+/// When a token ends.
+pub(super) fn expires(token: &str) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::from_second(claims(token)?.exp?).ok()
+}
+
+/// Who has signed in for a token.
+pub(super) fn who(token: &str) -> Option<String> {
+    let claims = claims(token)?;
+    claims.upn.or(claims.preferred_username).or(claims.unique_name)
 }
 
 fn judge(claims: &Claims, now: i64) -> (Outcome, String, &'static str) {

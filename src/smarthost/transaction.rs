@@ -164,6 +164,7 @@ impl Lease {
         };
         let bare = Command::Mail(path.clone(), Default::default());
         let may_be_bare = mail != bare;
+        self.spend();
         let connection = self.connection_mut();
         let reset = connection.is_used();
         connection.count_transaction();
@@ -234,6 +235,7 @@ impl MailTransaction {
     /// Names one more recipient.
     pub async fn rcpt(&mut self, recipient: &ForwardPath, wait: Duration) -> Result<Reply, Lost> {
         let Some(rcpt) = rcpt_command(recipient, self.smtputf8) else { return Ok(outside_ascii()) };
+        self.lease.add_recipient();
         let replies = self.lease.connection_mut().exchange(&[rcpt], true, wait).await?;
         Ok(replies.into_iter().next().unwrap_or_else(closing))
     }

@@ -35,11 +35,11 @@ pub trait Queue: Send + Sync {
     /// Takes a message over: from now on it is the queue's to keep. The id must be new.
     fn take(&self, message: NewMessage) -> Answer<'_, ()>;
 
-    /// Leases up to `most` messages that are *ready* or *maybe sent* and due at `now`, the longest due first.
-    fn lease_due(&self, now: Timestamp, most: usize) -> Answer<'_, Vec<Leased>>;
+    /// Leases messages of a mailbox that are due: devices take turns, and of each device the longest due goes first.
+    fn lease_due(&self, due: Due) -> Answer<'_, Vec<Leased>>;
 
-    /// Leases a message that is held by this, one of the least tried, to find out whether it still is.
-    fn lease_held(&self, hold: Hold) -> Answer<'_, Option<Leased>>;
+    /// Leases a message of a mailbox that is held by this, one of the least tried, to find out whether it still is.
+    fn lease_held(&self, mailbox: String, hold: Hold) -> Answer<'_, Option<Leased>>;
 
     /// Leases up to `most` messages that have been kept long enough: *ready* and *maybe sent* ones received before
     /// `waiting`, *held* ones received before `held`.
@@ -56,13 +56,13 @@ pub trait Queue: Send + Sync {
 
     /// Holds what is *ready* or *maybe sent* and what this reaches ([`Hold::reaches`]), except what an operator
     /// has `forced`. Returns how many.
-    fn hold_all(&self, hold: Hold, reason: String, rule: String) -> Answer<'_, u64>;
+    fn hold_all(&self, stop: Stop) -> Answer<'_, u64>;
 
-    /// Makes *ready* at `now` what is held by exactly this. Returns how many.
-    fn release_all(&self, hold: Hold, now: Timestamp) -> Answer<'_, u64>;
+    /// Makes *ready* at `now` what is held by exactly this at a mailbox. Returns how many.
+    fn release_all(&self, mailbox: String, hold: Hold, now: Timestamp) -> Answer<'_, u64>;
 
-    /// What holds messages just now, each once.
-    fn holds(&self) -> Answer<'_, Vec<Hold>>;
+    /// What holds messages just now at which mailbox, each once.
+    fn holds(&self) -> Answer<'_, Vec<(String, Hold)>>;
 
     /// Deletes *done* messages settled before `done` and *failed* ones settled before `failed`.
     fn purge(&self, done: Timestamp, failed: Timestamp) -> Answer<'_, u64>;
@@ -81,6 +81,9 @@ pub trait Queue: Send + Sync {
 
     /// An operator's word about one message.
     fn change(&self, id: String, change: Change, now: Timestamp) -> Answer<'_, Changed>;
+
+    /// Somebody has to be told this.
+    fn notice(&self, notice: NewNotice) -> Answer<'_, ()>;
 
     /// Notices that nobody was sent yet, oldest first; at most 1,000.
     fn notices(&self) -> Answer<'_, Vec<Notice>>;
@@ -108,6 +111,8 @@ pub struct NewMessage {
     pub id: String,
     /// The mailbox that it goes through.
     pub mailbox: String,
+    /// It goes through no other mailbox.
+    pub bound: bool,
     /// The device's name or address.
     pub device: String,
     /// The listener's name.
@@ -233,13 +238,45 @@ pub enum Hold {
     MailboxGone,
 }
 
+/// Which messages are to be leased because they are due.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// Of this mailbox.
+    pub mailbox: String,
+    /// Only those that may go through another mailbox too.
+    pub unbound: bool,
+    /// Due by then.
+    pub now: Timestamp,
+    /// So many at most.
+    pub most: usize,
+}
+
+/// What is stopped at a mailbox.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// The mailbox.
+    pub mailbox: String,
+    /// What.
+    pub hold: Hold,
+    /// The reply that did it.
+    pub reason: String,
+    /// The rule that knew it.
+    pub rule: String,
+    /// Only mail that goes through no other mailbox is held: who else may send the rest is found out one by one.
+    pub bound: bool,
+}
+
 /// A message that is being delivered.
 #[derive(Clone, Debug)]
 pub struct Leased {
     /// Its id.
     pub id: String,
-    /// The mailbox that it goes through.
+    /// The mailbox that it goes through; empty: that was taken out of the configuration, and any will do.
     pub mailbox: String,
+    /// It goes through no other mailbox.
+    pub bound: bool,
+    /// An operator wants it to be tried, whatever is stopped.
+    pub forced: bool,
     /// The device's name or address.
     pub device: String,
     /// As the device gave it.
@@ -277,8 +314,12 @@ pub struct Leased {
 pub struct Settlement {
     /// Its id.
     pub id: String,
+    /// The mailbox that it goes through from now on; `None`: as before.
+    pub mailbox: Option<String>,
     /// Where it stands now.
     pub standing: Standing,
+    /// What an operator has wanted is still to be done.
+    pub forced: bool,
     /// What became of it at recipients, by their place among all.
     pub recipients: Vec<(usize, RecipientState, String)>,
     /// What somebody is to be told.

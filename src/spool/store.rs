@@ -27,10 +27,11 @@ mod tests;
 mod writer;
 
 use std::{
+    collections::HashMap,
     mem,
     path::Path,
     sync::{
-        Arc, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -52,8 +53,8 @@ pub use self::{error::OpenError, point::point};
 use super::{
     place::Place,
     queue::{
-        Answer, Body, Change, Changed, Detail, Filter, Hold, Leased, NewMessage, Notice, Queue,
-        QueueError, Settlement, State, Summary, Totals,
+        Answer, Body, Change, Changed, Detail, Due, Filter, Hold, Leased, NewMessage, NewNotice,
+        Notice, Queue, QueueError, Settlement, State, Stop, Summary, Totals,
     },
 };
 
@@ -67,6 +68,8 @@ pub struct Store {
     room: Arc<Room>,
     writer: Writer,
     unfetched: Unfetched,
+    /// The device of each mailbox that had the last turn.
+    turns: Mutex<HashMap<String, String>>,
     /// The last time that anybody has told, in milliseconds: for what has to bear one where none is told.
     told: Arc<AtomicI64>,
 }
@@ -102,8 +105,9 @@ impl Store {
         self.room.disk().map(|disk| disk.free)
     }
 
-    /// To be called at start, with the mailboxes of the configuration: what waits or is held for others becomes
-    /// held as [`Hold::MailboxGone`], and what was held so and has its mailbox back becomes *ready* at `now`.
+    /// To be called at start and now and then, with the mailboxes of the configuration: what waits or is held for
+    /// others becomes held as [`Hold::MailboxGone`], and what was held so and has its mailbox back becomes *ready* at
+    /// `now`. What an operator has released from that goes through any.
     pub fn adopt(&self, mailboxes: &[String], now: Timestamp) -> Answer<'_, ()> {
         let mailboxes = mailboxes.to_vec();
         self.tell(now);
@@ -221,6 +225,10 @@ impl Store {
         })
     }
 
+    fn turns(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, now: Timestamp) {
         self.told.fetch_max(now.as_millisecond(), Ordering::Relaxed);
     }
@@ -241,13 +249,23 @@ impl Queue for Store {
         self.insert(message, |_| Ok(()))
     }
 
-    fn lease_due(&self, now: Timestamp, most: usize) -> Answer<'_, Vec<Leased>> {
-        self.tell(now);
-        self.lease(Which::Due(now), most)
+    fn lease_due(&self, due: Due) -> Answer<'_, Vec<Leased>> {
+        self.tell(due.now);
+        let (mailbox, most) = (due.mailbox.clone(), due.most);
+        let after = self.turns().get(&mailbox).cloned().unwrap_or_default();
+        let leasing = self.lease(Which::Due(due, after), most);
+        async move {
+            let leased = leasing.await?;
+            if let Some(last) = leased.last() {
+                self.turns().insert(mailbox, last.device.clone());
+            }
+            Ok(leased)
+        }
+        .boxed()
     }
 
-    fn lease_held(&self, hold: Hold) -> Answer<'_, Option<Leased>> {
-        let leased = self.lease(Which::Held(hold), 1);
+    fn lease_held(&self, mailbox: String, hold: Hold) -> Answer<'_, Option<Leased>> {
+        let leased = self.lease(Which::Held(mailbox, hold), 1);
         async move { Ok(leased.await?.pop()) }.boxed()
     }
 
@@ -273,18 +291,18 @@ impl Queue for Store {
         self.writer.submit(Kind::Note, work, committed).boxed()
     }
 
-    fn hold_all(&self, hold: Hold, reason: String, rule: String) -> Answer<'_, u64> {
+    fn hold_all(&self, stop: Stop) -> Answer<'_, u64> {
+        self.submit(Kind::Note, move |connection| change::hold_all(connection, &stop))
+    }
+
+    fn release_all(&self, mailbox: String, hold: Hold, now: Timestamp) -> Answer<'_, u64> {
+        self.tell(now);
         self.submit(Kind::Note, move |connection| {
-            change::hold_all(connection, &hold, &reason, &rule)
+            change::release_all(connection, &mailbox, &hold, now)
         })
     }
 
-    fn release_all(&self, hold: Hold, now: Timestamp) -> Answer<'_, u64> {
-        self.tell(now);
-        self.submit(Kind::Note, move |connection| change::release_all(connection, &hold, now))
-    }
-
-    fn holds(&self) -> Answer<'_, Vec<Hold>> {
+    fn holds(&self) -> Answer<'_, Vec<(String, Hold)>> {
         self.read(change::holds)
     }
 
@@ -350,6 +368,10 @@ impl Queue for Store {
             changed
         };
         self.writer.submit(Kind::Note, work, committed).boxed()
+    }
+
+    fn notice(&self, notice: NewNotice) -> Answer<'_, ()> {
+        self.submit(Kind::Note, move |connection| rows::add_notice(connection, &notice))
     }
 
     fn notices(&self) -> Answer<'_, Vec<Notice>> {

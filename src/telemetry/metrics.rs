@@ -38,7 +38,11 @@ pub struct Metrics {
     connections: IntGaugeVec,
     connects: IntCounterVec,
     mailbox_up: IntGaugeVec,
+    mailbox_left: IntGaugeVec,
+    mailbox_waiting: IntGaugeVec,
     certificate_expiry: GaugeVec,
+    token_expiry: GaugeVec,
+    credential_expiry: GaugeVec,
     device_faults: IntCounterVec,
     reloads: IntCounterVec,
     spool_messages: IntGaugeVec,
@@ -199,11 +203,35 @@ impl Metrics {
                 "1 if the last login succeeded",
                 &["mailbox"],
             ),
+            mailbox_left: gauge(
+                &registry,
+                "mailbox_left",
+                "What the mailbox may still send now: messages of a minute, recipients of a day",
+                &["mailbox", "what"],
+            ),
+            mailbox_waiting: gauge(
+                &registry,
+                "mailbox_waiting",
+                "Transactions and deliveries that wait for a turn at the mailbox",
+                &["mailbox"],
+            ),
             certificate_expiry: float_gauge(
                 &registry,
                 "certificate_expiry_timestamp_seconds",
                 "When the certificate shown to devices ends",
                 &["listener"],
+            ),
+            token_expiry: float_gauge(
+                &registry,
+                "token_expiry_timestamp_seconds",
+                "When the access token of the mailbox ends",
+                &["mailbox"],
+            ),
+            credential_expiry: float_gauge(
+                &registry,
+                "credential_expiry_timestamp_seconds",
+                "When the client secret, the certificate or the sign-in ends that tokens are had with",
+                &["mailbox"],
             ),
             device_faults: counter(
                 &registry,
@@ -319,6 +347,20 @@ impl Metrics {
         self.wait_seconds.with_label_values(&[mailbox]).observe(took.as_secs_f64());
     }
 
+    /// What a mailbox may still send now: messages of a minute, recipients of a day; `None` is any number.
+    pub fn mailbox_left(&self, mailbox: &str, messages: Option<u32>, recipients: Option<u32>) {
+        for (what, left) in [("messages", messages), ("recipients", recipients)] {
+            if let Some(left) = left {
+                self.mailbox_left.with_label_values(&[mailbox, what]).set(i64::from(left));
+            }
+        }
+    }
+
+    /// So many wait for a turn at a mailbox.
+    pub fn mailbox_waiting(&self, mailbox: &str, waiting: usize) {
+        self.mailbox_waiting.with_label_values(&[mailbox]).set(waiting as i64);
+    }
+
     /// The smarthost has answered; class and rule are those of the catalogue.
     pub fn upstream_reply(
         &self,
@@ -357,6 +399,16 @@ impl Metrics {
     /// When the certificate of a listener ends, in seconds since 1970.
     pub fn certificate_expiry(&self, listener: &str, at: i64) {
         self.certificate_expiry.with_label_values(&[listener]).set(at as f64);
+    }
+
+    /// When the access token of a mailbox ends, in seconds since 1970.
+    pub fn token_expiry(&self, mailbox: &str, at: i64) {
+        self.token_expiry.with_label_values(&[mailbox]).set(at as f64);
+    }
+
+    /// When what its tokens are had with ends, in seconds since 1970.
+    pub fn credential_expiry(&self, mailbox: &str, at: i64) {
+        self.credential_expiry.with_label_values(&[mailbox]).set(at as f64);
     }
 
     /// A file has changed while the relay runs, and was taken over or not.

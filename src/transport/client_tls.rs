@@ -126,6 +126,19 @@ impl ClientTls {
     }
 }
 
+/// Our side of TLS with a web server, with the roots that a smarthost's side trusts.
+pub fn for_web(smarthost: &Smarthost) -> Result<rustls::ClientConfig, ClientTlsError> {
+    by_rustls::config(smarthost, TlsMin::V1_2)
+}
+
+/// What is wrong with the certificate of `host`, if that is why an exchange failed.
+pub fn refused_certificate(
+    error: &(dyn std::error::Error + 'static),
+    host: &str,
+) -> Option<String> {
+    by_rustls::refused_certificate(error, host)
+}
+
 impl HandshakeError {
     /// No answer.
     pub fn timed_out(after: std::time::Duration) -> Self {

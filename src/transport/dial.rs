@@ -1,11 +1,23 @@
 //! The way to the smarthost: a name, its addresses, a connection.
+//!
+//! All addresses of both families are tried, each a moment after the last (RFC 8305): one that does not answer costs
+//! little. One that has failed comes last for a while, and is left alone for the first part of that, longer each
+//! time, so that a smarthost that comes back is not overrun.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::{
     net::{TcpStream, lookup_host},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 
 use super::stream::BoxIo;
@@ -14,6 +26,13 @@ use super::stream::BoxIo;
 const LOOKUP: Duration = Duration::from_secs(5);
 /// How long one address may take to answer.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long an address has before the next one is tried as well (RFC 8305 section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// The longest that an address is left alone after its first failure; it doubles with each, up to [`LONGEST`].
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(16);
+/// Addresses that are tried: a name that has more has enough of them.
+const MOST: usize = 16;
 
 /// Why no connection came about.
 #[derive(Debug, Error)]
@@ -46,29 +65,147 @@ pub type DialFn = dyn Fn() -> Pin<Box<dyn Future<Output = Dialled> + Send>> + Se
 #[derive(Clone)]
 pub enum Dialler {
     /// By TCP.
-    Tcp {
-        /// Its name.
-        host: String,
-        /// Its port.
-        port: u16,
-    },
+    Tcp(Arc<Way>),
     /// By other means: a stream in memory, with which time can be stopped in tests.
     Fn(Arc<DialFn>),
 }
 
+/// A name and a port, and what is known of the addresses behind it.
+pub struct Way {
+    host: String,
+    port: u16,
+    known: Mutex<Known>,
+}
+
+/// What is known of addresses. The time is an argument.
+#[derive(Debug, Default)]
+struct Known {
+    /// Those that the name had last: used while nobody says what it has.
+    addresses: Vec<SocketAddr>,
+    failures: HashMap<SocketAddr, Failures>,
+}
+
+#[derive(Debug)]
+struct Failures {
+    count: u32,
+    /// What it said last.
+    said: String,
+    until: Instant,
+}
+
 impl Dialler {
+    /// The way by TCP.
+    pub fn tcp(host: &str, port: u16) -> Self {
+        Self::Tcp(Arc::new(Way { host: host.to_owned(), port, known: Mutex::default() }))
+    }
+
     /// Connects.
     pub async fn dial(&self) -> Dialled {
         match self {
-            Self::Tcp { host, port } => dial(host, *port).await,
+            Self::Tcp(way) => way.dial().await,
             Self::Fn(connect) => connect().await,
+        }
+    }
+
+    /// An operator's word: addresses that have failed are tried at once.
+    pub fn try_again(&self) {
+        if let Self::Tcp(way) = self {
+            way.known().failures.clear();
         }
     }
 }
 
-/// Connects to the first address of `host` that answers.
-async fn dial(host: &str, port: u16) -> Result<(BoxIo, SocketAddr), DialError> {
-    first_that_answers(host, addresses(host, port).await?).await
+impl Way {
+    /// Connects to the first address that answers.
+    async fn dial(&self) -> Dialled {
+        self.dial_to(addresses(&self.host, self.port).await).await
+    }
+
+    async fn dial_to(&self, found: Result<Vec<SocketAddr>, DialError>) -> Dialled {
+        let (order, mut tried) = self.known().order(found, Instant::now())?;
+        let mut waiting = order.into_iter();
+        let mut running = FuturesUnordered::new();
+        loop {
+            if let Some(address) = waiting.next() {
+                running.push(async move { (address, connect(address, CONNECT).await) });
+            }
+            let more = waiting.len() > 0;
+            tokio::select! {
+                biased;
+                Some((address, connected)) = running.next(), if !running.is_empty() => match connected {
+                    Ok(io) => {
+                        self.known().failures.remove(&address);
+                        return Ok((io, address));
+                    }
+                    Err(error) => {
+                        let said = error.to_string();
+                        tried.push(format!("{address}: {said}"));
+                        self.known().failed(address, said, Instant::now(), fastrand::f64());
+                    }
+                },
+                () = sleep(HEAD_START), if more => {}
+                else => return Err(DialError::Connect { host: self.host.clone(), tried }),
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// The addresses to try, the best first, and what is said of those that are left alone.
+    fn order(
+        &mut self,
+        found: Result<Vec<SocketAddr>, DialError>,
+        now: Instant,
+    ) -> Result<(Vec<SocketAddr>, Vec<String>), DialError> {
+        match found {
+            Ok(addresses) => self.addresses = in_turns(addresses),
+            Err(error) if self.addresses.is_empty() => return Err(error),
+            Err(error) => tracing::warn!(%error, "the addresses that the name had before are used"),
+        }
+        let addresses = &self.addresses;
+        self.failures.retain(|address, _| addresses.contains(address));
+        let (mut order, mut left_alone) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match self.failures.get(address) {
+                Some(Failures { until, said, .. }) if *until > now => {
+                    let left = (*until - now).as_secs_f32();
+                    left_alone.push(format!("{address}: {said} (not tried again for {left:.1} s)"));
+                }
+                _ => order.push(*address),
+            }
+        }
+        // Those that have failed before come last, those of the fewest failures first.
+        order.sort_by_key(|address| self.failures.get(address).map_or(0, |known| known.count));
+        Ok((order, left_alone))
+    }
+
+    /// An address has failed; `chance` is from 0 to 1.
+    fn failed(&mut self, address: SocketAddr, said: String, now: Instant, chance: f64) {
+        let count = self.failures.get(&address).map_or(0, |known| known.count) + 1;
+        let longest = FIRST.saturating_mul(1 << (count - 1).min(16)).min(LONGEST);
+        // Anything up to the longest, so that those who failed together do not come back together.
+        let until = now + longest.mul_f64(chance.clamp(0.0, 1.0));
+        self.failures.insert(address, Failures { count, said, until });
+    }
+}
+
+/// The families in turns, the resolver's first choice first (RFC 8305 section 4).
+fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut one, mut other): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    one.reverse();
+    other.reverse();
+    let mut turns = Vec::new();
+    while turns.len() < MOST && !(one.is_empty() && other.is_empty()) {
+        turns.extend(one.pop());
+        turns.extend(other.pop());
+    }
+    turns
 }
 
 /// The addresses of `host`, at least one.
@@ -85,20 +222,6 @@ pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialErr
     Ok(addresses)
 }
 
-async fn first_that_answers(
-    host: &str,
-    addresses: Vec<SocketAddr>,
-) -> Result<(BoxIo, SocketAddr), DialError> {
-    let mut tried = Vec::new();
-    for address in addresses {
-        match connect(address, CONNECT).await {
-            Ok(io) => return Ok((io, address)),
-            Err(error) => tried.push(format!("{address}: {error}")),
-        }
-    }
-    Err(DialError::Connect { host: host.to_owned(), tried })
-}
-
 /// Connects to one address, or says why not after `wait` at the latest.
 pub async fn connect(address: SocketAddr, wait: Duration) -> io::Result<BoxIo> {
     let stream = timeout(wait, TcpStream::connect(address)).await.map_err(|_| {
@@ -113,25 +236,100 @@ pub async fn connect(address: SocketAddr, wait: Duration) -> io::Result<BoxIo> {
 mod tests {
     use super::*;
 
+    fn way(host: &str, port: u16) -> Way {
+        Way { host: host.to_owned(), port, known: Mutex::default() }
+    }
+
+    fn here(host: &str) -> std::net::TcpListener {
+        let listener = std::net::TcpListener::bind((host, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        listener
+    }
+
+    fn unknown() -> DialError {
+        DialError::Name { host: "two.example".into(), reason: "no answer".into() }
+    }
+
     #[tokio::test]
     async fn what_was_tried_is_told() {
         // A port that was free a moment ago.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = here("127.0.0.1");
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let said = dial("localhost", port).await.map(|_| ()).unwrap_err().to_string();
+        let way = self::way("localhost", port);
+        let said = way.dial().await.map(|_| ()).unwrap_err().to_string();
         assert!(said.contains(&format!("127.0.0.1:{port}: Connection refused")), "{said}");
-        let said = dial("", port).await.map(|_| ()).unwrap_err().to_string();
+        let said = self::way("", port).dial().await.map(|_| ()).unwrap_err().to_string();
         assert!(said.starts_with("cannot find the address of "), "{said}");
     }
 
     #[tokio::test]
-    async fn every_address_of_a_name_is_tried() {
-        let here = |host: &str| std::net::TcpListener::bind((host, 0)).unwrap();
+    async fn every_address_of_a_name_is_tried_and_the_one_that_answers_comes_first_then() {
         let (closed, open) = (here("127.0.0.1"), here("127.0.0.2"));
         let addresses = vec![closed.local_addr().unwrap(), open.local_addr().unwrap()];
         drop(closed);
-        let (_, peer) = first_that_answers("two.example", addresses.clone()).await.unwrap();
+        let way = way("two.example", 25);
+        let (_, peer) = way.dial_to(Ok(addresses.clone())).await.unwrap();
         assert_eq!(peer, addresses[1]);
+        let (order, left_alone) =
+            way.known().order(Ok(addresses.clone()), Instant::now() + LONGEST).unwrap();
+        assert_eq!((order, left_alone.len()), (vec![addresses[1], addresses[0]], 0));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_says_nothing_costs_a_moment_only() {
+        // Its queue is full: who connects there waits.
+        let silent = here("127.0.0.3");
+        let address = silent.local_addr().unwrap();
+        let mut crowd = Vec::new();
+        while let Ok(Ok(one)) = timeout(HEAD_START, TcpStream::connect(address)).await {
+            crowd.push(one);
+            assert!(crowd.len() < 10_000, "it takes everybody");
+        }
+        let open = here("127.0.0.2");
+        let addresses = vec![address, open.local_addr().unwrap()];
+        let began = Instant::now();
+        let (_, peer) = way("two.example", 25).dial_to(Ok(addresses.clone())).await.unwrap();
+        assert_eq!(peer, addresses[1]);
+        assert!(began.elapsed() < CONNECT / 2, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_looked_up_has_the_addresses_that_it_had() {
+        let open = here("127.0.0.1");
+        let way = way("two.example", 25);
+        assert!(matches!(way.dial_to(Err(unknown())).await, Err(DialError::Name { .. })));
+        way.dial_to(Ok(vec![open.local_addr().unwrap()])).await.map(|_| ()).unwrap();
+        let (_, peer) = way.dial_to(Err(unknown())).await.unwrap();
+        assert_eq!(peer, open.local_addr().unwrap());
+    }
+
+    #[test]
+    fn an_address_that_fails_is_left_alone_longer_each_time_up_to_a_limit() {
+        let (address, now) = (SocketAddr::from(([127, 0, 0, 1], 25)), Instant::now());
+        let mut known = Known::default();
+        let alone = |known: &mut Known, after: f32| {
+            let at = now + Duration::from_secs_f32(after);
+            known.order(Ok(vec![address]), at).unwrap().0.is_empty()
+        };
+        for longest in [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0] {
+            known.failed(address, "refused".into(), now, 1.0);
+            assert!(alone(&mut known, longest - 0.1) && !alone(&mut known, longest + 0.1));
+        }
+        known.failed(address, "refused".into(), now, 0.25);
+        assert!(alone(&mut known, 3.9) && !alone(&mut known, 4.1), "its share of the longest");
+        let (_, said) = known.order(Ok(vec![address]), now).unwrap();
+        assert_eq!(said, ["127.0.0.1:25: refused (not tried again for 4.0 s)"]);
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let list = |addresses: &[&str]| {
+            addresses.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>()
+        };
+        let (a, b, c, d) = ("[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1");
+        assert_eq!(in_turns(list(&[a, b, c, d])), list(&[a, d, b, c]));
+        assert_eq!(in_turns(list(&[d, a, b])), list(&[d, a, b]));
+        assert_eq!(in_turns(list(&[a; 40])).len(), MOST);
     }
 }

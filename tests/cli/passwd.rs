@@ -24,7 +24,7 @@ fn passwd(folder: &TempDir, args: &[&str], stdin: &str) -> String {
 
 pub(super) fn accepts(file: &Path, user: &str, secret: &str) -> bool {
     let credentials = Credentials { user: user.to_owned(), secret: secret.to_owned() };
-    Accounts::File(file.to_owned()).accept(&credentials).unwrap()
+    Accounts::File(file.to_owned()).accept(&credentials).unwrap().is_some()
 }
 
 #[test]

@@ -9,7 +9,9 @@ use serde_json::Value;
 use smtp_uplift::{
     proto::path::{Address, ForwardPath, ReversePath},
     spool::{
-        queue::{Body, Hold, NewMessage, Queue as _, Recipient, RecipientState, Standing, State},
+        queue::{
+            Body, Due, Hold, NewMessage, Queue as _, Recipient, RecipientState, Standing, State,
+        },
         store::Store,
     },
     telemetry::metrics::Metrics,
@@ -74,6 +76,7 @@ fn message(id: &str, minutes: i64, standing: Standing) -> NewMessage {
     NewMessage {
         id: id.into(),
         mailbox: "scanner@example.com".into(),
+        bound: false,
         device: "10.1.2.3".into(),
         listener: "lan".into(),
         reverse_path: ReversePath::Address(address("copier@example.com")),
@@ -410,7 +413,9 @@ fn what_is_being_delivered_stays() {
     let folder = folder();
     keep(&folder, messages());
     let (runtime, store) = store(&folder);
-    let leased = runtime.block_on(store.lease_due(Timestamp::now(), 1)).unwrap();
+    let mailbox = "scanner@example.com".to_owned();
+    let due = Due { mailbox, unbound: false, now: Timestamp::now(), most: 1 };
+    let leased = runtime.block_on(store.lease_due(due)).unwrap();
     let id = leased[0].id.as_str();
     // The relay is running, and this is beside it.
     assert_eq!(ids(&folder, &["--state", "leased"]), [id]);

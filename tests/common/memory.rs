@@ -17,7 +17,8 @@ use smtp_uplift::{
     service::wire::{Wired, doors, wire},
     smarthost::{
         Target,
-        pool::{Lifetime, Pool},
+        ledger::Ledger,
+        pool::{Allowance, Lifetime, Pool},
     },
     telemetry::{
         metrics::Metrics,
@@ -60,13 +61,13 @@ impl InMemory {
         let config = configured(&sandbox, &folder, &plan);
         let metrics = Metrics::new("none");
         let door = doors(&config, &metrics).await.unwrap().remove(0);
-        let target =
-            Target::with_dialler(&config, &config.mailboxes[0], sandbox.dialler()).unwrap();
+        let target = |mailbox| Target::with_dialler(&config, mailbox, sandbox.dialler()).unwrap();
+        let targets = config.mailboxes.iter().map(target).collect();
         // The time of day goes with tokio's clock, which tests stop.
         let clock = Clock::Since(jiff::Timestamp::now(), Instant::now());
-        let Wired { relay, background } = wire(&config, target, &metrics, clock).await.unwrap();
+        let Wired { relay, background } = wire(&config, targets, &metrics, clock).await.unwrap();
         if plan.settled {
-            relay.pool.warm_up().await;
+            relay.mailboxes.first().pool.warm_up().await;
         }
         let (door, sessions) = (Arc::new(door), TaskTracker::new());
         Self { sandbox, relay, door, background, sessions, folder }
@@ -110,10 +111,15 @@ impl InMemory {
             keeper.abort.cancel();
             keeper.finish().await;
         }
-        self.relay.pool.stop();
+        self.relay.mailboxes.all().iter().for_each(|mailbox| mailbox.pool.stop());
         self.background.close();
         self.background.wait().await;
         (self.sandbox, self.folder)
+    }
+
+    /// The connections of the first mailbox.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.relay.mailboxes.first().pool
     }
 
     /// What keeps messages.
@@ -134,13 +140,32 @@ pub fn pool(
     lifetime: Lifetime,
 ) -> (Sandbox, Arc<Pool>, TempDir) {
     let (sandbox, folder) = (Sandbox::in_memory(scenario).unwrap(), tempfile::tempdir().unwrap());
-    let mailbox = "password = { file = \"password\" }\nmessages_per_minute = 0";
-    let config = configured(&sandbox, &folder, &Plan { mailbox, ..Plan::default() });
+    let pool = pool_to(&sandbox, &folder, Allowance::unlimited(max_connections), None, lifetime);
+    (sandbox, pool, folder)
+}
+
+/// A pool alone, with limits.
+pub fn limited_pool(
+    sandbox: &Sandbox,
+    folder: &TempDir,
+    allowance: Allowance,
+    ledger: Option<Ledger>,
+) -> Arc<Pool> {
+    pool_to(sandbox, folder, allowance, ledger, Lifetime::default())
+}
+
+fn pool_to(
+    sandbox: &Sandbox,
+    folder: &TempDir,
+    allowance: Allowance,
+    ledger: Option<Ledger>,
+    lifetime: Lifetime,
+) -> Arc<Pool> {
+    let config = configured(sandbox, folder, &Plan::default());
     let target = Target::with_dialler(&config, &config.mailboxes[0], sandbox.dialler()).unwrap();
     let (metrics, transcripts) = (Metrics::new("none"), Transcripts::new(Keep::Failed));
-    let pool =
-        Pool::new(target, max_connections, lifetime, metrics, transcripts, TaskTracker::new());
-    (sandbox, pool, folder)
+    let tracker = TaskTracker::new();
+    Pool::new(target, allowance, ledger, lifetime, metrics, transcripts, tracker)
 }
 
 /// Runs something with the clock stopped; returns what came of it and how long that took by that clock.

@@ -174,8 +174,5 @@ pub(super) fn is_over(row: &Summary) -> bool {
 
 /// Somebody has mended it and says so.
 pub(super) fn say_so(house: &InMemory) {
-    house.relay.pool.try_again();
-    if let Some(keeper) = &house.relay.keeper {
-        keeper.try_again();
-    }
+    house.relay.try_again();
 }

@@ -23,7 +23,7 @@ const fn seconds(count: u64) -> Duration {
 /// How many connections are to be had at once.
 async fn to_be_had(house: &InMemory) -> usize {
     let mut leases = Vec::new();
-    while let Ok(lease) = house.relay.pool.lease(&Who::Spool, 1, seconds(2)).await {
+    while let Ok(lease) = house.pool().lease(&Who::Spool, 1, seconds(2)).await {
         leases.push(lease);
     }
     let count = leases.len();

@@ -13,6 +13,7 @@ use crate::{
         answer,
         attempt::VERDICT,
         pace::{self, Pace, Progress},
+        transaction::Transaction,
     },
     smarthost::{
         connection::{DATA_BLOCK, Lost},
@@ -154,7 +155,7 @@ impl Driver {
     /// Passes the data on, up to the dot. When nothing can go up any more the device's data are still read
     /// to their end, so that the refusal is not taken for an answer to something else.
     async fn stream(&mut self, mut transfer: DataTransfer) -> Result<Streamed, SessionOutcome> {
-        let limit = self.session.message_size();
+        let limit = self.message_size();
         let mut pace = Pace::new(self.relay.limits.data_min_rate);
         let mut upload = match transfer.write(Bytes::from(self.received()), DATA_BLOCK).await {
             Ok(()) => Ok(transfer),
@@ -192,7 +193,7 @@ impl Driver {
                     return Err(outcome);
                 }
             }
-            match pace.progress(self.relay.pool.is_waited_for()) {
+            match pace.progress(self.is_waited_for()) {
                 Progress::Moving => {}
                 Progress::Stalled if upload.is_ok() => upload = Err(answer::stalled()),
                 Progress::Stalled => {}
@@ -203,6 +204,19 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// The largest message that the mailbox of the transaction sends.
+    pub(super) fn message_size(&mut self) -> u64 {
+        let limit = self.session.message_size();
+        let mailbox = self.transaction.as_mut().map(Transaction::mailbox);
+        limit.min(mailbox.and_then(|mailbox| mailbox.offer().size).unwrap_or(limit))
+    }
+
+    /// Whether somebody waits for a lease of the transaction's mailbox.
+    pub(super) fn is_waited_for(&mut self) -> bool {
+        let mailbox = self.transaction.as_mut().map(Transaction::mailbox);
+        mailbox.is_some_and(|mailbox| mailbox.pool.is_waited_for())
     }
 
     /// The smarthost was lost in the data; returns what the device hears at its dot.

@@ -58,9 +58,10 @@ impl Driver {
     /// Takes the data of a message that the relay keeps, and answers its dot.
     pub(super) async fn keep(&mut self, keeper: Arc<Keeper>) -> Result<(), SessionOutcome> {
         let received = self.received();
-        let Some(transaction) = &self.transaction else { return Ok(()) };
-        let letter = Letter::new(transaction.envelope.clone(), received, self.relay.pool.mailbox());
-        let held = keeper.bars(letter.envelope.reverse_path.as_str());
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        let mailbox = transaction.mailbox();
+        let letter = Letter::new(transaction.envelope.clone(), received, mailbox.address());
+        let held = mailbox.bars(letter.envelope.reverse_path.as_str());
         let asks = transaction.mode == DeliveryMode::StreamThenSpool && held.is_none();
         let mut incoming = Incoming {
             replay: Some(Replay::new(
@@ -105,7 +106,7 @@ impl Driver {
 
     /// Reads the data up to their dot. Afterwards the device waits for its answer.
     async fn receive(&mut self, incoming: &mut Incoming) -> Result<Ended, SessionOutcome> {
-        let limit = self.session.message_size();
+        let limit = self.message_size();
         let mut pace = Pace::new(self.relay.limits.data_min_rate);
         loop {
             let (began, seen) = (Instant::now(), self.framed.codec().data_seen());
@@ -153,7 +154,7 @@ impl Driver {
                     return Err(outcome);
                 }
             }
-            match pace.progress(self.relay.pool.is_waited_for()) {
+            match pace.progress(self.is_waited_for()) {
                 Progress::Moving => {}
                 Progress::Stalled => incoming.take_back(),
                 Progress::Dead => {
@@ -177,8 +178,7 @@ impl Driver {
         let room = self.framed.read_buffer_mut();
         if room.is_empty()
             && room.capacity() < LARGE
-            && let Some(budget) = self.relay.keeper.as_ref().map(|keeper| &keeper.budget)
-            && let Some(buffer) = budget.buffer()
+            && let Some(buffer) = incoming.replay.as_ref().and_then(Replay::buffer)
         {
             *room = buffer;
         }
@@ -199,14 +199,14 @@ impl Driver {
     fn ask(&mut self, incoming: &mut Incoming) {
         let Some(transaction) = &mut self.transaction else { return };
         transaction.attempts += 1;
+        let pool = Arc::clone(&transaction.mailbox().pool);
         let manner = Manner {
             who: transaction.who(),
-            lease: self.relay.lease_wait,
+            lease: pool.lease_wait(),
             step: self.relay.delivery.device_patience,
             one_by_one: false,
             transcript: self.transcript.clone(),
         };
-        let pool = Arc::clone(&self.relay.pool);
         let opening = attempt::open(pool, incoming.letter.clone(), manner);
         incoming.upload = Upload::Opening(Box::pin(opening));
     }

@@ -8,7 +8,7 @@ use super::{
     error::Fault,
     rows::{self, Time},
 };
-use crate::spool::queue::{Change, Changed, Hold, RecipientState, Settlement, State};
+use crate::spool::queue::{Change, Changed, Hold, RecipientState, Settlement, State, Stop};
 
 /// A message's file is not needed any more, once the change is on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,14 +25,17 @@ pub(super) fn settle(
     }
     let found: Option<(i64, bool)> = connection
         .prepare_cached(
-            "UPDATE messages SET state = :state, due = :due, hold = :hold, lease = NULL, forced = 0,
-                settled = :now, reason = :reason, rule = :rule, attempts = :attempts,
-                maybe_sent = maybe_sent + :maybe_sent, transcript = :transcript
+            "UPDATE messages SET state = :state, due = :due, hold = :hold, lease = NULL,
+                forced = :forced, mailbox = coalesce(:mailbox, mailbox), settled = :now, reason = :reason,
+                rule = :rule, attempts = :attempts, maybe_sent = maybe_sent + :maybe_sent,
+                transcript = :transcript
             WHERE id = :id AND state IN ('leased', 'awaiting') RETURNING seq, in_file",
         )?
         .query_row(
             named_params! {
                 ":id": settlement.id,
+                ":mailbox": settlement.mailbox,
+                ":forced": settlement.forced,
                 ":state": standing.state,
                 ":due": rows::due(standing).map(Time),
                 ":hold": rows::hold(standing),
@@ -127,22 +130,21 @@ fn again(connection: &Connection, seq: i64) -> Result<bool, Fault> {
     Ok(pending.exists(params![seq, RecipientState::Pending])?)
 }
 
+/// To be tried now, whatever holds it; through any mailbox if its own is gone.
 fn force(connection: &Connection, seq: i64, now: Timestamp) -> Result<(), Fault> {
     connection
         .prepare_cached(
-            "UPDATE messages SET state = 'ready', due = ?2, hold = NULL, forced = 1 WHERE seq = ?1",
+            "UPDATE messages SET state = 'ready', due = ?2, hold = NULL, forced = 1,
+                mailbox = iif(hold IS ?3, '', mailbox), bound = iif(hold IS ?3, 0, bound)
+            WHERE seq = ?1",
         )?
-        .execute(params![seq, Time(now)])?;
+        .execute(params![seq, Time(now), Hold::MailboxGone])?;
     Ok(())
 }
 
 /// Holds what waits and what the hold reaches; SQL's words for [`Hold::reaches`].
-pub(super) fn hold_all(
-    connection: &Connection,
-    hold: &Hold,
-    reason: &str,
-    rule: &str,
-) -> Result<u64, Fault> {
+pub(super) fn hold_all(connection: &Connection, stop: &Stop) -> Result<u64, Fault> {
+    let Stop { mailbox, hold, reason, rule, bound } = stop;
     let sender = match hold {
         Hold::Operator | Hold::Message | Hold::MailboxGone => return Ok(0),
         Hold::Sender(address) => Some(address),
@@ -154,34 +156,36 @@ pub(super) fn hold_all(
         .prepare_cached(
             "UPDATE messages SET state = 'held', due = NULL, hold = ?1, reason = ?2, rule = ?3
             WHERE state IN ('ready', 'maybe-sent') AND forced = 0
+                AND mailbox = ?5 COLLATE NOCASE AND (bound OR NOT ?6)
                 AND (?4 IS NULL OR reverse_path = ?4 COLLATE NOCASE
                     OR (reverse_path = '' AND mailbox = ?4 COLLATE NOCASE))",
         )?
-        .execute(params![hold, reason, rule, sender])?;
+        .execute(params![hold, reason, rule, sender, mailbox, bound])?;
     Ok(changed as u64)
 }
 
 /// Makes ready what is held by this.
 pub(super) fn release_all(
     connection: &Connection,
+    mailbox: &str,
     hold: &Hold,
     now: Timestamp,
 ) -> Result<u64, Fault> {
     let changed = connection
         .prepare_cached(
             "UPDATE messages SET state = 'ready', due = ?2, hold = NULL
-            WHERE hold = ?1 AND +state = 'held'",
+            WHERE hold = ?1 AND +state = 'held' AND mailbox = ?3 COLLATE NOCASE",
         )?
-        .execute(params![hold, Time(now)])?;
+        .execute(params![hold, Time(now), mailbox])?;
     Ok(changed as u64)
 }
 
-/// What holds something.
-pub(super) fn holds(connection: &Connection) -> Result<Vec<Hold>, Fault> {
+/// What holds something, and where.
+pub(super) fn holds(connection: &Connection) -> Result<Vec<(String, Hold)>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT DISTINCT hold FROM messages WHERE hold IS NOT NULL ORDER BY hold",
+        "SELECT DISTINCT mailbox, hold FROM messages WHERE hold IS NOT NULL ORDER BY mailbox, hold",
     )?;
-    let rows = statement.query_map([], |row| row.get(0))?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -197,7 +201,7 @@ pub(super) fn adopt(
         "UPDATE messages SET state = 'held', due = NULL, hold = ?2, forced = 0, rule = '',
             reason = 'its mailbox ' || mailbox || ' is not in the configuration any more'
         WHERE state IN ('ready', 'maybe-sent', 'held') AND hold IS NOT ?2 AND hold IS NOT ?3
-            AND mailbox COLLATE NOCASE NOT IN (SELECT value FROM json_each(?1))",
+            AND mailbox <> '' AND mailbox COLLATE NOCASE NOT IN (SELECT value FROM json_each(?1))",
         params![known, Hold::MailboxGone, Hold::Operator],
     )?;
     connection.execute(

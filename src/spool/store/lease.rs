@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     proto::path::ReversePath,
-    spool::queue::{Body, Hold, Leased, NewNotice, RecipientState, State},
+    spool::queue::{Body, Due, Hold, Leased, NewNotice, RecipientState, State},
 };
 
 /// When mail data that cannot be read are looked at again.
@@ -24,10 +24,10 @@ const LATER: SignedDuration = SignedDuration::from_hours(1);
 
 /// Which messages are meant, the first of them first.
 pub(super) enum Which {
-    /// Due by now.
-    Due(Timestamp),
-    /// Held by this.
-    Held(Hold),
+    /// Due; the turns go on behind this device.
+    Due(Due, String),
+    /// Held by this at a mailbox.
+    Held(String, Hold),
     /// Received before these, waiting and held. What an operator has forced gets its try first.
     Overdue(Timestamp, Timestamp),
 }
@@ -89,6 +89,7 @@ pub(super) fn lease(
     now: Timestamp,
 ) -> Result<Vec<(Lent, Leased)>, Fault> {
     let (mut leased, mut aside) = (Vec::new(), Vec::new());
+    // Each round of turns has one message of each device, and begins where the one before did.
     while leased.len() < most {
         let mut found = next(connection, which, most - leased.len())?;
         // A probe of single messages may come upon one again that it has just set aside.
@@ -213,17 +214,13 @@ fn next(connection: &Connection, which: &Which, most: usize) -> Result<Vec<i64>,
     let most = most as i64;
     // Each states the condition of the index that it is found by.
     let (sql, values): (_, &[&dyn ToSql]) = match which {
-        Which::Due(now) => (
-            "SELECT seq FROM messages WHERE due <= ?2
-                AND +state IN ('ready', 'maybe-sent', 'held')
-            ORDER BY due, seq LIMIT ?1",
-            &[&most, &Time(*now)],
-        ),
-        Which::Held(hold) => (
+        Which::Due(due, after) => return round(connection, due, after, most),
+        Which::Held(mailbox, hold) => (
             // The least tried: one that is refused whatever is mended must not stand before the others.
             "SELECT seq FROM messages WHERE hold = ?2 AND +state = 'held'
+                AND mailbox = ?3 COLLATE NOCASE
             ORDER BY attempts, random() LIMIT ?1",
-            &[&most, hold],
+            &[&most, hold, mailbox],
         ),
         Which::Overdue(waiting, held) => (
             "SELECT seq FROM messages WHERE state IN ('ready', 'maybe-sent') AND received < ?2
@@ -237,6 +234,45 @@ fn next(connection: &Connection, which: &Which, most: usize) -> Result<Vec<i64>,
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map(values, |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Of each device behind one and up to another its longest due. The recursion skips from device to device in the
+/// index, however many messages each has.
+pub(super) const ROUND: &str = "WITH RECURSIVE turn (device) AS (
+        SELECT min(device) FROM messages
+        WHERE due IS NOT NULL AND mailbox = ?1 COLLATE NOCASE AND device > ?2
+        UNION ALL
+        SELECT (SELECT min(device) FROM messages
+            WHERE due IS NOT NULL AND mailbox = ?1 COLLATE NOCASE AND device > turn.device)
+        FROM turn WHERE turn.device IS NOT NULL)
+    SELECT first FROM (
+        SELECT (SELECT seq FROM messages
+            WHERE due <= ?4 AND mailbox = ?1 COLLATE NOCASE AND device = turn.device
+                AND +state IN ('ready', 'maybe-sent', 'held') AND NOT (+bound AND ?5)
+            ORDER BY due, seq LIMIT 1) AS first
+        FROM turn WHERE device IS NOT NULL AND (?3 IS NULL OR device <= ?3))
+    WHERE first IS NOT NULL LIMIT ?6";
+
+/// One round of turns: the devices behind `after`, then the others.
+fn round(
+    connection: &Connection,
+    Due { mailbox, unbound, now, .. }: &Due,
+    after: &str,
+    most: i64,
+) -> Result<Vec<i64>, Fault> {
+    let mut statement = connection.prepare_cached(ROUND)?;
+    let mut found: Vec<i64> = Vec::new();
+    // No device has an empty name.
+    for (from, to) in [(after, None), ("", Some(after))] {
+        let left = most - found.len() as i64;
+        let values = params![mailbox, from, to, Time(*now), unbound, left];
+        let rows = statement.query_map(values, |row| row.get(0))?;
+        found.extend(rows.collect::<Result<Vec<i64>, _>>()?);
+        if after.is_empty() || found.len() as i64 >= most {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Leases one message, or says why it cannot be delivered any more.
@@ -258,6 +294,8 @@ fn lend(
         let leased = Leased {
             id: row.get("id")?,
             mailbox: row.get("mailbox")?,
+            bound: row.get("bound")?,
+            forced: lent.forced,
             device: row.get("device")?,
             // Both are filled in below.
             reverse_path: ReversePath::Null,

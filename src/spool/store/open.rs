@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::AtomicI64},
+    sync::{Arc, Mutex, atomic::AtomicI64},
     thread,
     time::Duration,
 };
@@ -105,7 +105,8 @@ impl Unconnected {
         let Self { place, bodies, room, told } = self;
         let writer = Writer::new(Database::new(connection, lock), Arc::clone(&room), metrics);
         let told = Arc::new(AtomicI64::new(told.as_millisecond()));
-        Arc::new(Store { place, bodies, room, writer, unfetched: Unfetched::default(), told })
+        let (unfetched, turns) = (Unfetched::default(), Mutex::default());
+        Arc::new(Store { place, bodies, room, writer, unfetched, turns, told })
     }
 }
 

@@ -48,10 +48,10 @@ pub(super) fn insert(
     connection
         .prepare_cached(
             "INSERT INTO messages (id, state, due, hold, received, settled, size, in_file, attempts,
-                maybe_sent, is_notice, eight_bit, smtputf8, mailbox, device, listener, reverse_path,
-                rule, reason, head, transcript)
+                maybe_sent, is_notice, eight_bit, smtputf8, mailbox, bound, device, listener,
+                reverse_path, rule, reason, head, transcript)
             VALUES (:id, :state, :due, :hold, :received, :settled, :size, :in_file, :attempts,
-                :maybe_sent, :is_notice, :eight_bit, :smtputf8, :mailbox, :device, :listener,
+                :maybe_sent, :is_notice, :eight_bit, :smtputf8, :mailbox, :bound, :device, :listener,
                 :reverse_path, :rule, :reason, :head, :transcript)",
         )?
         .execute(named_params! {
@@ -69,6 +69,7 @@ pub(super) fn insert(
             ":eight_bit": message.eight_bit,
             ":smtputf8": message.smtputf8,
             ":mailbox": message.mailbox,
+            ":bound": message.bound,
             ":device": message.device,
             ":listener": message.listener,
             ":reverse_path": message.reverse_path.as_str(),

@@ -15,7 +15,7 @@ use crate::spool::place::{Place, private_file, sync_folder};
 pub(super) const APPLICATION: i64 = 0x5570_6C66;
 
 /// What makes version N of N - 1, from version 1 on. A step that was released is never changed.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     // `due`, `hold` and `lease` are set only in the states that have them, so that the indexes stay small. Mail
     // data lie apart from the rows, which are read in lists. Times are milliseconds since 1970.
     "CREATE TABLE messages (
@@ -67,6 +67,11 @@ const STEPS: [&str; 2] = [
         subject TEXT NOT NULL,
         text TEXT NOT NULL
     ) STRICT;",
+    // What is due is found from device to device of a mailbox, each by its longest due.
+    "ALTER TABLE messages ADD COLUMN bound INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX messages_turn ON messages (mailbox COLLATE NOCASE, device, due)
+        WHERE due IS NOT NULL;
+    DROP INDEX messages_due;",
 ];
 
 /// The version that this program reads and writes.

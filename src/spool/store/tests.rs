@@ -53,6 +53,7 @@ fn message(id: &str) -> NewMessage {
     NewMessage {
         id: id.to_owned(),
         mailbox: "default".to_owned(),
+        bound: false,
         device: "scanner".to_owned(),
         listener: "legacy".to_owned(),
         reverse_path: ReversePath::Address(address("scan@example.org")),
@@ -81,7 +82,15 @@ fn large(id: &str) -> NewMessage {
 }
 
 fn settlement(id: &str, standing: Standing, now: Timestamp) -> Settlement {
-    Settlement { id: id.to_owned(), standing, recipients: Vec::new(), notice: None, now }
+    Settlement {
+        id: id.to_owned(),
+        mailbox: None,
+        standing,
+        forced: false,
+        recipients: Vec::new(),
+        notice: None,
+        now,
+    }
 }
 
 fn notice(subject: &str) -> NewNotice {
@@ -122,8 +131,19 @@ async fn stands(store: &Store, id: &str) -> String {
     }
 }
 
+/// Messages of the usual mailbox that are due by then.
+fn due_by(now: Timestamp, most: usize) -> Due {
+    Due { mailbox: "default".to_owned(), unbound: false, now, most }
+}
+
+/// Stopped at a mailbox.
+fn stop(mailbox: &str, hold: Hold) -> Stop {
+    let (reason, rule) = ("no".to_owned(), "rule".to_owned());
+    Stop { mailbox: mailbox.to_owned(), hold, reason, rule, bound: false }
+}
+
 async fn lease_ids(store: &Store, now: Timestamp) -> Vec<String> {
-    store.lease_due(now, 100).await.unwrap().into_iter().map(|leased| leased.id).collect()
+    store.lease_due(due_by(now, 100)).await.unwrap().into_iter().map(|leased| leased.id).collect()
 }
 
 async fn listed(store: &Store, filter: Filter) -> Vec<String> {

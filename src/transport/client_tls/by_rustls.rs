@@ -37,21 +37,7 @@ impl Connector {
         let host = smarthost.host.clone();
         let name =
             ServerName::try_from(host.clone()).map_err(|_| ClientTlsError::Name(host.clone()))?;
-        // Named at each use: a process-wide default would be somebody else's to change.
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let versions: &[&SupportedProtocolVersion] = match smarthost.tls_min {
-            TlsMin::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-            TlsMin::V1_3 => &[&rustls::version::TLS13],
-        };
-        let settings = |error: &dyn std::fmt::Display| ClientTlsError::Settings(error.to_string());
-        let config = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(versions)
-            .map_err(|error| settings(&error))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Telling(
-                verifier(roots(smarthost)?, provider).map_err(|error| settings(&error))?,
-            )))
-            .with_no_client_auth();
+        let config = config(smarthost, smarthost.tls_min)?;
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             name,
@@ -77,6 +63,45 @@ impl Connector {
         let shown = shown.and_then(|shown| Shown::read(shown));
         Ok(Secured { io: Box::new(stream), tls, shown })
     }
+}
+
+/// Our side of TLS, with the roots that a smarthost's side trusts.
+pub(super) fn config(smarthost: &Smarthost, min: TlsMin) -> Result<ClientConfig, ClientTlsError> {
+    // Named at each use: a process-wide default would be somebody else's to change.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions: &[&SupportedProtocolVersion] = match min {
+        TlsMin::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsMin::V1_3 => &[&rustls::version::TLS13],
+    };
+    let settings = |error: &dyn std::fmt::Display| ClientTlsError::Settings(error.to_string());
+    Ok(ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)
+        .map_err(|error| settings(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Telling(
+            verifier(roots(smarthost)?, provider).map_err(|error| settings(&error))?,
+        )))
+        .with_no_client_auth())
+}
+
+/// What is wrong with the certificate of `host`, if that is why an exchange failed.
+pub(super) fn refused_certificate(
+    error: &(dyn std::error::Error + 'static),
+    host: &str,
+) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error hands on what is behind it, and not itself.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let inner = inner.and_then(|inner| inner.downcast_ref::<Error>());
+        match error.downcast_ref::<Error>().or(inner) {
+            Some(Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))) => {
+                return Some(cause.downcast_ref::<Refused>()?.explain(host).reason);
+            }
+            _ => next = error.source(),
+        }
+    }
+    None
 }
 
 /// A verifier that tells whose certificate it has refused.

@@ -53,7 +53,7 @@ async fn an_operators_word_depends_on_the_state() {
                 }
             }
             if (from, change) == (State::Failed, Change::Retry) {
-                let leased = store.lease_due(at(5), 1).await.unwrap().remove(0);
+                let leased = store.lease_due(due_by(at(5), 1)).await.unwrap().remove(0);
                 assert_eq!(leased.recipients.len(), 1, "whoever has it does not get it again");
             }
         }
@@ -114,11 +114,14 @@ async fn a_hold_reaches_what_it_says_and_a_release_exactly_that() {
     )
     .await;
     store.change("forced".to_owned(), Change::Retry, at(1)).await.unwrap();
-    let hold = |hold| store.hold_all(hold, "no".to_owned(), "rule".to_owned());
+    let hold = |hold| store.hold_all(stop("default", hold));
     for reaches_none in [Hold::Operator, Hold::Message, Hold::MailboxGone] {
         assert_eq!(hold(reaches_none).await.unwrap(), 0);
     }
-    assert_eq!(hold(Hold::Sender("scan@example.org".to_owned())).await.unwrap(), 2);
+    let scan = || Hold::Sender("scan@example.org".to_owned());
+    assert_eq!(hold(scan()).await.unwrap(), 1);
+    assert_eq!(stands(&store, "as-mailbox").await, "ready", "that is at another mailbox");
+    assert_eq!(store.hold_all(stop("scan@example.org", scan())).await.unwrap(), 1);
     assert_eq!(stands(&store, "as-mailbox").await, "held/sender:scan@example.org");
     assert_eq!(hold(Hold::Sender(String::new())).await.unwrap(), 1);
     assert_eq!(hold(Hold::Credential).await.unwrap(), 1);
@@ -135,10 +138,45 @@ async fn a_hold_reaches_what_it_says_and_a_release_exactly_that() {
     store.settle(settlement("forced", ready, at(3))).await.unwrap();
     assert_eq!(hold(Hold::Smarthost).await.unwrap(), 1);
 
-    assert_eq!(store.release_all(Hold::Credential, at(4)).await.unwrap(), 1);
-    assert_eq!(store.release_all(Hold::Mailbox, at(4)).await.unwrap(), 0);
+    let release = |mailbox: &str, hold| store.release_all(mailbox.to_owned(), hold, at(4));
+    assert_eq!(release("other", Hold::Credential).await.unwrap(), 0);
+    assert_eq!(release("default", Hold::Credential).await.unwrap(), 1);
+    assert_eq!(release("default", Hold::Mailbox).await.unwrap(), 0);
     assert_eq!(stands(&store, "b").await, "ready");
     assert_eq!(lease_ids(&store, at(4)).await, ["b"]);
+}
+
+#[tokio::test]
+async fn what_another_mailbox_may_send_is_left_alone_if_that_is_wanted() {
+    let (_folder, store) = open();
+    take_all(&store, [NewMessage { bound: true, ..message("bound") }, message("free")]).await;
+    let stop = Stop { bound: true, ..stop("default", Hold::Credential) };
+    assert_eq!(store.hold_all(stop).await.unwrap(), 1);
+    assert_eq!(stands(&store, "bound").await, "held/credential");
+    assert_eq!(stands(&store, "free").await, "ready");
+}
+
+#[tokio::test]
+async fn what_is_released_from_a_mailbox_that_is_gone_goes_through_any() {
+    let (_folder, store) = open();
+    take_all(&store, [NewMessage { bound: true, ..message("a") }]).await;
+    store.adopt(&["here".to_owned()], at(1)).await.unwrap();
+    assert_eq!(stands(&store, "a").await, "held/mailbox-gone");
+    store.change("a".to_owned(), Change::Release, at(2)).await.unwrap();
+    store.adopt(&["here".to_owned()], at(3)).await.unwrap();
+    assert_eq!(stands(&store, "a").await, "ready");
+    let any = Due { mailbox: String::new(), ..due_by(at(3), 9) };
+    let leased = store.lease_due(any).await.unwrap().remove(0);
+    assert_eq!((leased.mailbox.as_str(), leased.bound, leased.forced), ("", false, true));
+    let moved = Settlement {
+        mailbox: Some("here".to_owned()),
+        forced: true,
+        ..settlement("a", Standing { due: Some(at(4)), ..standing(State::Ready) }, at(4))
+    };
+    store.settle(moved).await.unwrap();
+    assert_eq!(summary(&store, "a").await.mailbox, "here");
+    let here = Due { mailbox: "Here".to_owned(), ..due_by(at(4), 9) };
+    assert!(store.lease_due(here).await.unwrap()[0].forced, "it was not tried yet");
 }
 
 #[tokio::test]

@@ -25,11 +25,81 @@ async fn the_longest_due_come_first_and_nobody_gets_one_twice() {
     )
     .await;
     assert!(lease_ids(&store, at(9)).await.is_empty());
-    let first = store.lease_due(at(30), 1).await.unwrap();
+    let first = store.lease_due(due_by(at(30), 1)).await.unwrap();
     assert_eq!((first[0].id.as_str(), first[0].state), ("early", State::MaybeSent));
     assert_eq!(lease_ids(&store, at(30)).await, ["held", "late"]);
     assert!(lease_ids(&store, at(30)).await.is_empty());
     assert_eq!(state(&store, "early").await, State::Leased);
+}
+
+#[tokio::test]
+async fn devices_take_turns_however_much_one_of_them_sends() {
+    let (_folder, store) = open();
+    let of = |device: &str, n: i64| NewMessage {
+        device: device.to_owned(),
+        bound: n % 2 == 1,
+        standing: Standing { due: Some(at(n)), ..standing(State::Ready) },
+        ..message(&format!("{device}.{n}"))
+    };
+    let many = (0..100).map(|n| of("many", n)).chain([0, 1].map(|n| of("few", n)));
+    take_all(&store, many.chain([of("one", 50), of("tomorrow", 86_400)])).await;
+    let lease = async |most| -> Vec<String> {
+        let leased = store.lease_due(due_by(at(60), most)).await.unwrap();
+        leased.into_iter().map(|leased| leased.id).collect()
+    };
+    assert_eq!(lease(1).await, ["few.0"]);
+    assert_eq!(lease(1).await, ["many.0"]);
+    assert_eq!(lease(1).await, ["one.50"]);
+    assert_eq!(lease(1).await, ["few.1"]);
+    assert_eq!(lease(3).await, ["many.1", "many.2", "many.3"]);
+    let unbound = Due { unbound: true, ..due_by(at(60), 2) };
+    let leased = store.lease_due(unbound).await.unwrap();
+    assert_eq!(leased.iter().map(|leased| &*leased.id).collect::<Vec<_>>(), ["many.4", "many.6"]);
+    assert!(
+        store
+            .lease_due(Due { mailbox: "other".into(), ..due_by(at(60), 9) })
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+/// What a turn costs is measured in steps of SQLite's machine: a clock would measure this computer.
+#[tokio::test]
+async fn a_turn_costs_the_same_whatever_waits_behind_it() {
+    let (_folder, store) = open();
+    let fill = |rows: i64| {
+        store.submit(Kind::Note, move |connection| {
+            let mut insert = connection.prepare_cached(
+                "INSERT INTO messages (id, state, due, received, size, in_file, attempts,
+                    maybe_sent, is_notice, eight_bit, smtputf8, mailbox, device, listener,
+                    reverse_path, rule, reason, head, transcript)
+                VALUES (?1, 'ready', 0, 0, 0, 0, 0, 0, 0, 0, 0, 'default', ?2, '', '', '', '', '', '')",
+            )?;
+            for n in 0..rows {
+                let device = if n % 100 == 0 { format!("small.{}", n / 100 % 50) } else { "large".to_owned() };
+                insert.execute([format!("{rows}.{n}"), device])?;
+            }
+            Ok(())
+        })
+    };
+    let steps = || {
+        store.read(|connection| {
+            let mut statement = connection.prepare(lease::ROUND)?;
+            let found = statement
+                .query_map(rusqlite::params!["default", "", None::<&str>, 1, false, 6], |row| {
+                    row.get::<_, i64>(0)
+                })?
+                .count();
+            assert_eq!(found, 6);
+            Ok(statement.get_status(rusqlite::StatementStatus::VmStep))
+        })
+    };
+    fill(5_000).await.unwrap();
+    let few = steps().await.unwrap();
+    fill(10_000).await.unwrap();
+    let many = steps().await.unwrap();
+    assert!(many < few + few / 10 && many < 2_000, "{few} steps, then {many}");
 }
 
 #[tokio::test]
@@ -67,7 +137,7 @@ async fn a_settlement_is_written_with_its_recipients_and_notice() {
     assert_eq!(detail.recipients[0].state, RecipientState::Pending);
     assert_eq!(detail.recipients[1].reply, "250 ok");
 
-    let leased = store.lease_due(at(60), 9).await.unwrap().remove(0);
+    let leased = store.lease_due(due_by(at(60), 9)).await.unwrap().remove(0);
     assert_eq!(leased.recipients.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0]);
     let Body::File { path, .. } = leased.body else { panic!("a large one has a file") };
     for id in ["a", "b"] {
@@ -123,17 +193,21 @@ async fn a_probe_gets_any_message_of_exactly_this_hold() {
         ],
     )
     .await;
-    let mut holds = store.holds().await.unwrap();
-    holds.sort_by_key(Hold::name);
-    assert_eq!(holds, [Hold::Mailbox, sender(""), sender("x@y.example")]);
-    let leased = async |hold| store.lease_held(hold).await.unwrap().map(|leased| leased.id);
+    let here = |hold| ("default".to_owned(), hold);
+    let holds = store.holds().await.unwrap();
+    assert_eq!(holds, [Hold::Mailbox, sender(""), sender("x@y.example")].map(here));
+    let leased = async |hold| {
+        let leased = store.lease_held("Default".to_owned(), hold).await.unwrap();
+        leased.map(|leased| leased.id)
+    };
+    assert!(store.lease_held("other".to_owned(), Hold::Mailbox).await.unwrap().is_none());
     let mut both = [leased(sender("x@y.example")).await, leased(sender("x@y.example")).await];
     both.sort();
     assert_eq!(both, [Some("a".to_owned()), Some("d".to_owned())]);
     assert_eq!(leased(sender("x@y.example")).await, None);
     assert_eq!(leased(Hold::Smarthost).await, None);
     assert_eq!(leased(sender("")).await.as_deref(), Some("c"));
-    assert_eq!(store.holds().await.unwrap(), [Hold::Mailbox]);
+    assert_eq!(store.holds().await.unwrap(), [here(Hold::Mailbox)]);
 }
 
 #[tokio::test]
@@ -255,7 +329,7 @@ async fn a_message_that_cannot_be_read_is_held_and_hurts_no_other() {
 
     let store = open_at(&folder.path().join("spool"));
     // One lease finds the damage, the next one knows of it.
-    assert!(store.lease_due(at(7), 9).await.is_err());
+    assert!(store.lease_due(due_by(at(7), 9)).await.is_err());
     assert_eq!(lease_ids(&store, at(7)).await, ["good"]);
     assert!(store.room(0).is_ok(), "the store works");
     for id in ["filed", "inline"] {
@@ -267,12 +341,12 @@ async fn a_message_that_cannot_be_read_is_held_and_hurts_no_other() {
         assert_eq!(detail.recipients[0].state, RecipientState::Pending);
     }
     assert_eq!(store.notices().await.unwrap().len(), 2);
-    assert!(store.lease_due(at(3607), 9).await.is_err());
+    assert!(store.lease_due(due_by(at(3607), 9)).await.is_err());
     assert!(lease_ids(&store, at(3607)).await.is_empty());
     assert_eq!(store.notices().await.unwrap().len(), 2, "nobody is told again");
     fs::remove_file(&file).unwrap();
     fs::write(&file, octets(large("").body)).unwrap();
-    assert!(store.lease_due(at(7207), 9).await.is_err());
+    assert!(store.lease_due(due_by(at(7207), 9)).await.is_err());
     assert_eq!(lease_ids(&store, at(7207)).await, ["filed"]);
     // What is to be given up is given up.
     assert!(store.lease_overdue(at(0), at(1), 9).await.is_err());
@@ -289,7 +363,7 @@ async fn who_was_refused_earlier_keeps_a_message_from_being_done() {
     };
     store.take(two).await.unwrap();
     for (place, state) in [(0, RecipientState::Failed), (1, RecipientState::Delivered)] {
-        let leased = store.lease_due(at(100), 1).await.unwrap();
+        let leased = store.lease_due(due_by(at(100), 1)).await.unwrap();
         assert_eq!(leased.len(), 1);
         let ends = if place == 1 { State::Done } else { State::Ready };
         let standing = Standing { due: Some(at(100)), ..standing(ends) };

@@ -57,7 +57,7 @@ fn what_is_not_ours_is_refused_and_stays_as_it_is() {
         connection.pragma_update(None, "application_id", 0x1234).unwrap();
     });
     made(&path("newer"), |connection| {
-        schema::make_version(connection, 2).unwrap();
+        schema::make_version(connection, 3).unwrap();
         connection.pragma_update(None, "user_version", 7).unwrap();
     });
     fs::create_dir_all(path("text")).unwrap();
@@ -65,7 +65,7 @@ fn what_is_not_ours_is_refused_and_stays_as_it_is() {
     for (name, said) in [
         ("foreign", "is not a spool of smtp-uplift"),
         ("marked", "is not a spool of smtp-uplift"),
-        ("newer", "has version 7 and this program knows versions up to 2"),
+        ("newer", "has version 7 and this program knows versions up to 3"),
         ("text", ".recover"),
     ] {
         let before = fs::read(path(name).join("queue.db")).unwrap();
@@ -130,6 +130,29 @@ async fn an_earlier_version_is_migrated_after_a_backup() {
     fs::remove_file(&path).unwrap();
     open_at(folder.path());
     assert!(!path.exists(), "only a migration makes one");
+}
+
+#[tokio::test]
+async fn what_waited_before_there_were_several_mailboxes_is_bound_to_none() {
+    let folder = tempfile::tempdir().unwrap();
+    made(folder.path(), |connection| {
+        schema::make_version(connection, 2).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO messages (id, state, due, received, size, in_file, attempts, maybe_sent,
+                    is_notice, eight_bit, smtputf8, mailbox, device, listener, reverse_path, rule,
+                    reason, head, transcript)
+                VALUES ('old.1', 'ready', 0, 0, 4, 0, 0, 0, 0, 0, 0, 'default', 'scanner', 'legacy',
+                    'a@b.example', '', '', '', '');
+                INSERT INTO recipients VALUES (1, 0, 'c@d.example', 'pending', '');
+                INSERT INTO bodies VALUES (1, x'41420d0a');",
+            )
+            .unwrap();
+    });
+    let store = open_at(folder.path());
+    assert!(folder.path().join("queue.db.v2.backup").exists());
+    let leased = store.lease_due(due_by(at(0), 9)).await.unwrap().remove(0);
+    assert_eq!((leased.id.as_str(), leased.bound, leased.forced), ("old.1", false, false));
 }
 
 #[test]
@@ -209,11 +232,6 @@ async fn what_runs_often_is_found_by_an_index() {
     };
     for (sql, index) in [
         (
-            "SELECT seq FROM messages WHERE due <= 1 AND +state IN ('ready', 'held')
-            ORDER BY due, seq LIMIT 1",
-            "SEARCH messages USING INDEX messages_due",
-        ),
-        (
             "SELECT seq FROM messages WHERE hold = 'x' AND +state = 'held' ORDER BY seq LIMIT 1",
             "USING INDEX messages_hold",
         ),
@@ -229,5 +247,14 @@ async fn what_runs_often_is_found_by_an_index() {
     ] {
         let plan = plan(sql).await;
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
+    }
+    let mut round = lease::ROUND.to_owned();
+    for (number, value) in ["'m'", "'d'", "NULL", "1", "0", "9"].iter().enumerate() {
+        round = round.replace(&format!("?{}", number + 1), value);
+    }
+    let plan = plan(round.leak()).await;
+    assert!(!plan.contains("SCAN messages") && !plan.contains("TEMP B-TREE"), "{plan}");
+    for part in ["(mailbox=? AND device>?)", "(mailbox=? AND device=? AND due<?)"] {
+        assert!(plan.contains(&format!("messages_turn {part}")), "{plan}");
     }
 }

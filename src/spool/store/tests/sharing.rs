@@ -39,7 +39,7 @@ async fn many_share_a_commit_and_readers_cost_none() {
     store.totals().await.unwrap();
     store.show("m.1".to_owned()).await.unwrap();
     assert!(lease_ids(&store, at(-1)).await.is_empty());
-    assert_eq!(store.hold_all(Hold::Message, String::new(), String::new()).await.unwrap(), 0);
+    assert_eq!(store.hold_all(stop("default", Hold::Message)).await.unwrap(), 0);
     assert_eq!(commits(&metrics), few, "where nothing changes nothing is synced");
     store.take(message("alone")).await.unwrap();
     assert_eq!(commits(&metrics), few + 1);
@@ -98,13 +98,13 @@ async fn a_lease_that_nobody_fetches_is_put_back() {
     let held = Standing { due: Some(at(0)), hold: Some(Hold::Message), ..standing(State::Held) };
     store.take(NewMessage { standing: held, ..message("a") }).await.unwrap();
     for round in 0..3 {
-        let mut lease = Box::pin(store.lease_due(at(0), 9));
+        let mut lease = Box::pin(store.lease_due(due_by(at(0), 9)));
         begin(&mut lease.as_mut()).await;
         drop(lease);
         // Once this is answered the lease is over.
         store.totals().await.unwrap();
         if round < 2 {
-            let leased = store.lease_due(at(0), 9).await.unwrap();
+            let leased = store.lease_due(due_by(at(0), 9)).await.unwrap();
             assert_eq!((leased.len(), &leased[0].hold), (1, &Some(Hold::Message)), "round {round}");
             assert!(lease_ids(&store, at(0)).await.is_empty());
             let held =
@@ -121,7 +121,7 @@ async fn a_lease_that_nobody_fetches_is_put_back() {
 async fn a_command_beside_the_relay_sees_and_changes_the_same() {
     let (folder, store, _metrics) = counted();
     take_all(&store, [large("a"), message("b"), message("c")]).await;
-    let leased = store.lease_due(at(0), 1).await.unwrap().remove(0);
+    let leased = store.lease_due(due_by(at(0), 1)).await.unwrap().remove(0);
     let visitor = Store::visit(folder.path()).unwrap();
     assert_eq!(state(&visitor, "a").await, State::Leased, "nothing is recovered beside a relay");
     let change = |id: &str, change| visitor.change(id.to_owned(), change, at(1));

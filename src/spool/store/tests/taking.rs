@@ -75,7 +75,7 @@ async fn every_field_comes_back_after_a_restart() {
     assert_eq!(store.list(Filter::default()).await.unwrap(), [expected.summary]);
     assert_eq!(store.notices().await.unwrap()[0].notice, notice("A mailbox may not send"));
 
-    let leased = store.lease_due(at(60), 1).await.unwrap().remove(0);
+    let leased = store.lease_due(due_by(at(60), 1)).await.unwrap().remove(0);
     assert_eq!(leased.id, sent.id);
     assert_eq!((leased.mailbox, leased.device), (sent.mailbox, sent.device));
     assert_eq!((leased.reverse_path, leased.received), (sent.reverse_path, sent.received));

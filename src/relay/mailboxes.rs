@@ -1,0 +1,417 @@
+//! The accounts that the relay sends with: what is known of each, and which one a message goes through.
+//!
+//! A message that is bound goes through its mailbox, whatever state that is in. Any other goes through one of those
+//! that may send as its reverse-path, the least loaded of those that can.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+
+use super::{keeper::Clock, stops::Stops};
+use crate::{
+    config,
+    proto::session::SmarthostOffer,
+    smarthost::{breaker, pool::Pool},
+    spool::{
+        queue::Hold,
+        schedule::{self, Trouble},
+    },
+    telemetry::metrics::Metrics,
+};
+
+/// Devices that are kept waiting for another attempt at the same time, at most.
+const PATIENT: usize = 3;
+
+/// One account.
+pub struct Mailbox {
+    /// Its connections.
+    pub pool: Arc<Pool>,
+    /// Devices that may be kept waiting for another attempt at the same time. That is for the odd hiccup: when
+    /// many messages meet with one, the spool answers sooner, and the courier makes the same attempts.
+    pub patient: Semaphore,
+    send_as: Vec<String>,
+    message_size: Option<u64>,
+    away: Mutex<Away>,
+    stopped: Mutex<Stops>,
+    /// Its budget is spent, or it was told to pause: the courier asks for no lease until then.
+    rests: Mutex<Option<Timestamp>>,
+}
+
+/// A smarthost that cannot be reached.
+#[derive(Debug, Default)]
+pub struct Away {
+    failures: u32,
+    /// It is asked again then; `None`: it is there.
+    pub until: Option<Timestamp>,
+}
+
+/// All accounts; at least one.
+pub struct Mailboxes {
+    all: Vec<Arc<Mailbox>>,
+    clock: Clock,
+    /// How long a smarthost that cannot be reached is left alone.
+    waits: Vec<Duration>,
+}
+
+/// A mailbox as a choice sees it.
+#[derive(Clone, Copy, Debug)]
+struct View<L> {
+    /// Whether it may send as the reverse-path.
+    may: bool,
+    /// Whether the message is no larger than it takes.
+    fits: bool,
+    condition: Condition,
+    load: L,
+}
+
+/// Whether a mailbox can send, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Condition {
+    Able,
+    /// Its smarthost cannot be reached, which passes.
+    Away,
+    /// Somebody has to change a setting.
+    Stopped,
+}
+
+impl Away {
+    /// No connection came about at `now`. What fails at the same time counts once.
+    fn failed(&mut self, now: Timestamp, waits: &[Duration]) {
+        if self.until.is_none_or(|until| until <= now) {
+            self.failures += 1;
+            let wait = schedule::wait(Trouble::Passing, self.failures, waits, fastrand::f64());
+            self.until = Some(now.saturating_add(wait).unwrap_or(now));
+        }
+    }
+
+    /// Until when it is left alone, if it is.
+    pub fn left_alone(&self, now: Timestamp) -> Option<Timestamp> {
+        self.until.filter(|until| now < *until)
+    }
+}
+
+impl Mailbox {
+    /// A mailbox of the configuration, with its connections.
+    pub fn new(settings: &config::Mailbox, pool: Arc<Pool>) -> Arc<Self> {
+        Arc::new(Self {
+            patient: Semaphore::new(settings.max_connections.min(PATIENT)),
+            send_as: settings.send_as.clone(),
+            message_size: settings.message_size,
+            away: Mutex::default(),
+            stopped: Mutex::default(),
+            rests: Mutex::default(),
+            pool,
+        })
+    }
+
+    /// Its address.
+    pub fn address(&self) -> &str {
+        self.pool.mailbox()
+    }
+
+    /// What is stopped here.
+    pub fn stops(&self) -> MutexGuard<'_, Stops> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its smarthost can be reached.
+    pub fn away(&self) -> MutexGuard<'_, Away> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until when the courier asks for no lease.
+    pub fn rests(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection came about.
+    pub fn reached(&self) {
+        *self.away() = Away::default();
+    }
+
+    /// What a message with this reverse-path is held by before it is tried: the hold, the reply and the rule.
+    pub fn bars(&self, reverse_path: &str) -> Option<(Hold, String, String)> {
+        let stops = self.stops();
+        let (hold, stopped) = stops.bars(reverse_path)?;
+        Some((hold.clone(), stopped.reason.clone(), stopped.rule.clone()))
+    }
+
+    /// What its smarthost was last known to take, within what it may send.
+    pub fn offer(&self) -> SmarthostOffer {
+        let offer = self.pool.offer();
+        let size = [offer.size, self.message_size].into_iter().flatten().min();
+        SmarthostOffer { size, ..offer }
+    }
+
+    /// Whether it can send, as far as is known.
+    pub fn can_send(&self, now: Timestamp) -> bool {
+        let rests = self.rests().is_some_and(|until| now < until);
+        !rests && self.trouble().is_none() && self.away().left_alone(now).is_none()
+    }
+
+    /// Why it cannot send at all until somebody has acted, in words.
+    pub fn trouble(&self) -> Option<String> {
+        if let Some((hold, stopped)) = self.stops().wide() {
+            return Some(format!("{} stopped: {}", hold.name(), stopped.reason));
+        }
+        (!self.pool.admits_login()).then(|| "its login was refused".to_owned())
+    }
+
+    /// Says in the metrics whether something is stopped here.
+    pub fn meter(&self, metrics: &Metrics) {
+        let open = !self.stops().is_empty() || !self.pool.admits_login();
+        metrics.breaker(self.address(), open);
+    }
+
+    /// How it fares, for operators.
+    pub fn state(&self) -> &'static str {
+        match self.pool.state() {
+            breaker::State::Refused => breaker::State::Refused.as_str(),
+            _ if self.stops().wide().is_some() => "stopped",
+            _ if self.away().until.is_some() => "smarthost-away",
+            state => state.as_str(),
+        }
+    }
+
+    /// Whether it may send as this, as far as the configuration says. As itself it sends what has no reverse-path.
+    fn may_send_as(&self, reverse_path: &str) -> bool {
+        let own = [self.address()];
+        let mut patterns = own.into_iter().chain(self.send_as.iter().map(String::as_str));
+        reverse_path.is_empty() || patterns.any(|pattern| matches(pattern, reverse_path))
+    }
+
+    fn condition(&self, reverse_path: &str, now: Timestamp) -> Condition {
+        let sender = if reverse_path.is_empty() { self.address() } else { reverse_path };
+        if self.stops().bars(sender).is_some() || !self.pool.admits_login() {
+            Condition::Stopped
+        } else if self.away().left_alone(now).is_some() {
+            Condition::Away
+        } else {
+            Condition::Able
+        }
+    }
+
+    /// How long a new message would wait here, to be compared.
+    fn load(&self) -> impl Ord + use<> {
+        self.pool.load()
+    }
+}
+
+impl Mailboxes {
+    /// These, at least one; `waits` is how long a smarthost that cannot be reached is left alone.
+    pub fn new(all: Vec<Arc<Mailbox>>, clock: Clock, waits: Vec<Duration>) -> Arc<Self> {
+        assert!(!all.is_empty(), "a configuration has at least one mailbox");
+        Arc::new(Self { all, clock, waits })
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Arc<Mailbox>] {
+        &self.all
+    }
+
+    /// The first of the configuration.
+    pub fn first(&self) -> &Arc<Mailbox> {
+        &self.all[0]
+    }
+
+    /// The only one, if there are no others.
+    pub fn only(&self) -> Option<&Arc<Mailbox>> {
+        (self.all.len() == 1).then(|| self.first())
+    }
+
+    /// The one with this address.
+    pub fn find(&self, address: &str) -> Option<&Arc<Mailbox>> {
+        self.all.iter().find(|mailbox| mailbox.address().eq_ignore_ascii_case(address))
+    }
+
+    /// The others.
+    pub fn others(&self, mailbox: &Arc<Mailbox>) -> impl Iterator<Item = &Arc<Mailbox>> {
+        self.all.iter().filter(move |other| !Arc::ptr_eq(other, mailbox))
+    }
+
+    /// The one that a message goes through.
+    pub fn choose<'a>(
+        &'a self,
+        bound: Option<&'a Arc<Mailbox>>,
+        reverse_path: &str,
+        size: Option<u64>,
+    ) -> &'a Arc<Mailbox> {
+        bound.unwrap_or_else(|| &self.all[choose(&self.views(reverse_path, size))])
+    }
+
+    /// Another one that can send the same message now.
+    pub fn instead_of(
+        &self,
+        mailbox: &Arc<Mailbox>,
+        reverse_path: &str,
+        size: u64,
+    ) -> Option<&Arc<Mailbox>> {
+        let views = self.views(reverse_path, Some(size));
+        let is_this = |place: usize| Arc::ptr_eq(&self.all[place], mailbox);
+        another(&views, is_this).map(|place| &self.all[place])
+    }
+
+    /// What a session offers: what its mailbox takes, or else the most that any takes, and what all understand.
+    pub fn offer(&self, bound: Option<&Arc<Mailbox>>) -> SmarthostOffer {
+        if let Some(mailbox) = bound {
+            return mailbox.offer();
+        }
+        let offers = self.all.iter().map(|mailbox| mailbox.offer());
+        let more = |one: SmarthostOffer, other: SmarthostOffer| SmarthostOffer {
+            size: one.size.zip(other.size).map(|(one, other)| one.max(other)),
+            smtputf8: one.smtputf8 && other.smtputf8,
+        };
+        offers.reduce(more).unwrap_or_default()
+    }
+
+    /// No connection came about.
+    pub fn failed(&self, mailbox: &Mailbox) {
+        mailbox.away().failed(self.now(), &self.waits);
+    }
+
+    /// An operator's word: whatever is stopped or away is tried now.
+    pub fn try_again(&self) {
+        let now = self.now();
+        for mailbox in &self.all {
+            mailbox.pool.try_again();
+            mailbox.stops().try_again(None, now);
+            let mut away = mailbox.away();
+            away.until = away.until.map(|_| now);
+            *mailbox.rests() = None;
+        }
+    }
+
+    /// Why nothing can be sent until somebody has acted, in words: each mailbox has its trouble.
+    pub fn trouble(&self) -> Option<String> {
+        let each = self.all.iter().map(|mailbox| {
+            mailbox.trouble().map(|trouble| format!("{}: {trouble}", mailbox.address()))
+        });
+        Some(each.collect::<Option<Vec<_>>>()?.join("; "))
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn views(&self, reverse_path: &str, size: Option<u64>) -> Vec<View<impl Ord + use<>>> {
+        let now = self.now();
+        let view = |mailbox: &Arc<Mailbox>| View {
+            may: mailbox.may_send_as(reverse_path),
+            fits: size.zip(mailbox.offer().size).is_none_or(|(size, most)| size <= most),
+            condition: mailbox.condition(reverse_path, now),
+            load: mailbox.load(),
+        };
+        self.all.iter().map(view).collect()
+    }
+}
+
+/// Whether an address is of a kind: itself, or `*@domain`.
+fn matches(pattern: &str, address: &str) -> bool {
+    match (pattern.strip_prefix("*@"), address.rsplit_once('@')) {
+        (Some(wanted), Some((_, domain))) => wanted.eq_ignore_ascii_case(domain),
+        _ => pattern.eq_ignore_ascii_case(address),
+    }
+}
+
+/// The place of the one to take: of those that may send, or of all if none may, one that the message is not too large
+/// for, that can send, and that has the least to do. A message that is too large is refused for good, so that goes
+/// before what only makes it wait.
+fn choose<L: Ord>(views: &[View<L>]) -> usize {
+    let any_may = views.iter().any(|view| view.may);
+    let candidates = views.iter().enumerate().filter(|(_, view)| view.may || !any_may);
+    let best = candidates.min_by_key(|(_, view)| (!view.fits, view.condition, &view.load));
+    best.map_or(0, |(place, _)| place)
+}
+
+/// The place of the one to take instead: it can send now, and has the least to do of those.
+fn another<L: Ord>(views: &[View<L>], is_this: impl Fn(usize) -> bool) -> Option<usize> {
+    let any_may = views.iter().any(|view| view.may);
+    let candidates = views.iter().enumerate().filter(|(place, view)| {
+        let can = view.fits && view.condition == Condition::Able;
+        can && (view.may || !any_may) && !is_this(*place)
+    });
+    candidates.min_by_key(|(_, view)| &view.load).map(|(place, _)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABLE: View<u32> = View { may: true, fits: true, condition: Condition::Able, load: 1 };
+    const MAY_NOT: View<u32> = View { may: false, ..ABLE };
+    const SMALL: View<u32> = View { fits: false, ..ABLE };
+    const AWAY: View<u32> = View { condition: Condition::Away, ..ABLE };
+    const STOPPED: View<u32> = View { condition: Condition::Stopped, ..ABLE };
+
+    fn busy(view: View<u32>) -> View<u32> {
+        View { load: 9, ..view }
+    }
+
+    #[test]
+    fn the_best_of_those_that_may_is_chosen() {
+        for (views, chosen) in [
+            (vec![ABLE], 0),
+            (vec![STOPPED], 0),
+            (vec![ABLE, ABLE], 0),
+            (vec![busy(ABLE), ABLE], 1),
+            (vec![MAY_NOT, busy(ABLE)], 1),
+            (vec![MAY_NOT, STOPPED], 1),
+            (vec![busy(MAY_NOT), MAY_NOT], 1),
+            (vec![STOPPED, busy(ABLE)], 1),
+            (vec![AWAY, busy(ABLE)], 1),
+            (vec![STOPPED, busy(AWAY)], 1),
+            (vec![busy(STOPPED), STOPPED], 1),
+            (vec![SMALL, busy(ABLE)], 1),
+            (vec![SMALL, STOPPED], 1),
+            (vec![busy(SMALL), SMALL], 1),
+        ] {
+            assert_eq!(choose(&views), chosen, "{views:?}");
+        }
+    }
+
+    #[test]
+    fn instead_of_one_only_another_that_can_is_taken() {
+        for (views, taken) in [
+            (vec![ABLE], None),
+            (vec![ABLE, ABLE], Some(1)),
+            (vec![STOPPED, busy(ABLE), ABLE], Some(2)),
+            (vec![STOPPED, STOPPED], None),
+            (vec![STOPPED, AWAY], None),
+            (vec![STOPPED, SMALL], None),
+            (vec![STOPPED, MAY_NOT], None),
+            (vec![MAY_NOT, MAY_NOT], Some(1)),
+        ] {
+            assert_eq!(another(&views, |place| place == 0), taken, "{views:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_addresses_or_whole_domains() {
+        for (pattern, address, is_match) in [
+            ("scan@example.com", "Scan@Example.COM", true),
+            ("scan@example.com", "scan@example.org", false),
+            ("*@example.com", "anybody@EXAMPLE.com", true),
+            ("*@example.com", "anybody@sub.example.com", false),
+            ("*@example.com", "\"a@b\"@example.com", true),
+            ("*@example.com", "", false),
+        ] {
+            assert_eq!(matches(pattern, address), is_match, "{pattern} {address}");
+        }
+    }
+
+    #[test]
+    fn what_fails_at_the_same_time_counts_once() {
+        let (mut away, waits) =
+            (Away::default(), [Duration::from_secs(60), Duration::from_secs(600)]);
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        (0..5).for_each(|_| away.failed(at(0), &waits));
+        assert!(away.left_alone(at(40)).is_some() && away.left_alone(at(80)).is_none());
+        away.failed(at(80), &waits);
+        assert!(away.left_alone(at(400)).is_some(), "it waits longer");
+    }
+}
