@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod common;
+#[path = "doctor/oauth.rs"]
+mod oauth;
 
 use std::{fs, net::SocketAddr, process::Output};
 

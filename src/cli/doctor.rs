@@ -10,11 +10,20 @@ use crate::{
     },
 };
 
+/// A finding, and the mailbox that it is about where there are several.
+#[derive(serde::Serialize)]
+struct Step {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mailbox: Option<String>,
+    #[serde(flatten)]
+    finding: Finding,
+}
+
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigFile,
-    /// Send one real message to this address: some refusals come only after the message
+    /// Send one real message of each mailbox to this address: some refusals come only after the message
     #[arg(long, value_name = "ADDRESS")]
     send_test: Option<String>,
     /// Print one JSON document, when all is done
@@ -35,29 +44,36 @@ pub(super) async fn run(args: Args) -> u8 {
             format!("--send-test {address:?} is not an address; for example you@example.com");
         return complain(&wrong, super::USAGE);
     }
-    let mut target = match Target::new(&loaded.config, &loaded.config.mailboxes[0]) {
-        Ok(target) => target,
-        Err(error) => return complain(&error, CONFIGURATION),
-    };
-    let mut findings = Vec::new();
-    let mut tell = |finding: Finding| {
+    let mut steps = Vec::new();
+    let mut tell = |mailbox: Option<&str>, finding: Finding| {
+        let step = Step { mailbox: mailbox.map(str::to_owned), finding };
         if !args.json {
-            print(&finding);
+            print(&step);
         }
-        findings.push(finding);
+        steps.push(step);
     };
-    tell(configuration(&path.display().to_string(), &loaded.warnings));
-    let mailbox = &loaded.config.mailboxes[0];
-    let named = mailbox.send_as.iter().filter(|sender| !sender.contains('*'));
-    let senders: Vec<String> = std::iter::once(&mailbox.address).chain(named).cloned().collect();
-    let complete =
-        examination::examine(&mut target, &senders, args.send_test.as_deref(), &mut tell).await;
+    tell(None, configuration(&path.display().to_string(), &loaded.warnings));
+    let mailboxes = &loaded.config.mailboxes;
+    let mut complete = true;
+    for mailbox in mailboxes {
+        let mut target = match Target::new(&loaded.config, mailbox) {
+            Ok(target) => target,
+            Err(error) => return complain(&error, CONFIGURATION),
+        };
+        let named = mailbox.send_as.iter().filter(|sender| !sender.contains('*'));
+        let senders: Vec<String> =
+            std::iter::once(&mailbox.address).chain(named).cloned().collect();
+        let which = (mailboxes.len() > 1).then_some(mailbox.address.as_str());
+        let mut tell = |finding| tell(which, finding);
+        let test = args.send_test.as_deref();
+        complete &= examination::examine(&mut target, &senders, test, &mut tell).await;
+    }
 
-    let count = |outcome| findings.iter().filter(|finding| finding.outcome == outcome).count();
+    let count = |outcome| steps.iter().filter(|step| step.finding.outcome == outcome).count();
     let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
     if args.json {
         let document = serde_json::json!({
-            "steps": findings, "failed": failed, "warnings": warnings, "complete": complete
+            "steps": steps, "failed": failed, "warnings": warnings, "complete": complete
         });
         say!("{document:#}");
     } else {
@@ -78,13 +94,14 @@ fn configuration(path: &str, warnings: &[config::Problem]) -> Finding {
     }
 }
 
-fn print(finding: &Finding) {
+fn print(Step { mailbox, finding }: &Step) {
     let outcome = match finding.outcome {
         Outcome::Ok => "ok",
         Outcome::Warning => "warning",
         Outcome::Failed => "FAILED",
     };
-    say!("{outcome:<8} {}: {}", finding.step, finding.found);
+    let which = mailbox.as_ref().map(|mailbox| format!("{mailbox}: ")).unwrap_or_default();
+    say!("{outcome:<8} {which}{}: {}", finding.step, finding.found);
     for step in &finding.remedy {
         say!("         -> {step}");
     }

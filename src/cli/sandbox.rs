@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 
 use super::{CONFIGURATION, OK, TEMPORARY, complain};
 use crate::{
-    sandbox::{Sandbox, scenario::Scenario},
+    sandbox::{Sandbox, identity::Authority, scenario::Scenario},
     transport::certificate::Identity,
 };
 
@@ -13,6 +13,9 @@ pub(super) struct Args {
     /// Where to listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:2587")]
     listen: SocketAddr,
+    /// Where to give access tokens too, as Microsoft's identity platform does, to rehearse OAuth
+    #[arg(long, value_name = "ADDR")]
+    identity: Option<SocketAddr>,
     /// What goes wrong, and who may log in (TOML; config/scenario.toml is an example)
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
@@ -22,10 +25,13 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> u8 {
-    let scenario = match args.scenario.as_deref().map(read).transpose() {
+    let mut scenario = match args.scenario.as_deref().map(read).transpose() {
         Ok(scenario) => scenario.unwrap_or_default(),
         Err(error) => return complain(&error, CONFIGURATION),
     };
+    if let Some(address) = args.identity {
+        scenario.identity.get_or_insert_default().listen = address;
+    }
     let identity = match Identity::read_or_make(&args.dir, &["localhost", "127.0.0.1", "::1"]) {
         Ok(identity) => identity,
         Err(error) => return complain(&error, TEMPORARY),
@@ -43,8 +49,12 @@ pub(super) async fn run(args: Args) -> u8 {
     say!("ca_file = {:?}", fs::canonicalize(&certificate).unwrap_or(certificate));
     say!();
     say!("[[mailbox]]");
-    say!("address = \"scanner@example.com\"");
-    say!("password = \"any will do, unless the scenario names one\"");
+    let user = sandbox.authority().map_or("scanner@example.com", Authority::somebody);
+    say!("address = {user:?}");
+    match sandbox.authority() {
+        Some(authority) => oauth(authority),
+        None => say!("password = \"any will do, unless the scenario names one\""),
+    }
     say!();
     say!("Ctrl-C ends it. Messages that it takes:");
     let mut shown = 0;
@@ -65,6 +75,22 @@ pub(super) async fn run(args: Args) -> u8 {
         }
         shown = accepted;
     }
+}
+
+fn oauth(authority: &Authority) {
+    let tenant = authority.tenant();
+    say!("auth = \"xoauth2\"");
+    say!("[mailbox.oauth]");
+    say!("flow = \"client-credentials\"");
+    say!("tenant = {:?}", tenant.tenant);
+    say!("client_id = {:?}", tenant.client_id);
+    if let Some(certificate) = &tenant.certificate {
+        say!("certificate = {certificate:?}");
+        say!("private_key = {{ file = \"the key of that certificate\" }}");
+    } else if let Some(secret) = &tenant.client_secret {
+        say!("client_secret = {secret:?}");
+    }
+    say!("token_url = {:?}", authority.token_url());
 }
 
 fn read(path: &std::path::Path) -> Result<Scenario, String> {

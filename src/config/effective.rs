@@ -12,8 +12,9 @@ use std::{
 use toml::Value;
 
 use super::{
-    Admin, CertificateFiles, Config, Delivery, Device, DeviceMatch, Limits, Listener, Log, Mailbox,
-    MailboxAuth, NoticeWay, Notices, Smarthost, Spool, TokenSource, word::Word as _,
+    Admin, CertificateFiles, ClientProof, Config, Delivery, Device, DeviceMatch, Limits, Listener,
+    Log, Mailbox, MailboxAuth, NoticeWay, Notices, OAuth, Smarthost, Spool, TokenSource,
+    word::Word as _,
 };
 
 impl Config {
@@ -60,9 +61,12 @@ impl Config {
             page.section("[auth]");
             page.path("users_file", path);
         }
-        self::smarthost(&mut page, smarthost);
+        self::smarthost(&mut page, "[smarthost]", smarthost);
         for each in mailboxes {
             mailbox(&mut page, each);
+            if each.smarthost != *smarthost {
+                self::smarthost(&mut page, "[mailbox.smarthost]", &each.smarthost);
+            }
         }
         for each in devices {
             device(&mut page, each);
@@ -159,7 +163,7 @@ fn limits(page: &mut Page, limits: &Limits) {
     page.text("recipients_per_device", "0/d");
 }
 
-fn smarthost(page: &mut Page, smarthost: &Smarthost) {
+fn smarthost(page: &mut Page, section: &str, smarthost: &Smarthost) {
     let Smarthost {
         host,
         port,
@@ -169,9 +173,9 @@ fn smarthost(page: &mut Page, smarthost: &Smarthost) {
         ca_file,
         replies_file,
         lease_wait,
-        client: _,
+        client,
     } = smarthost;
-    page.section("[smarthost]");
+    page.section(section);
     page.text("host", host);
     page.bare("port", port);
     page.text("tls", tls.word());
@@ -184,6 +188,10 @@ fn smarthost(page: &mut Page, smarthost: &Smarthost) {
         page.path("replies_file", path);
     }
     page.duration("lease_wait", *lease_wait);
+    if let Some(CertificateFiles { certificate, private_key }) = client {
+        page.path("client_certificate", certificate);
+        page.path("client_key", private_key);
+    }
 }
 
 fn mailbox(page: &mut Page, mailbox: &Mailbox) {
@@ -196,6 +204,7 @@ fn mailbox(page: &mut Page, mailbox: &Mailbox) {
         recipients_per_day,
         message_size,
         send_as,
+        // Written behind it, where it differs.
         smarthost: _,
     } = mailbox;
     page.section("[[mailbox]]");
@@ -218,10 +227,46 @@ fn mailbox(page: &mut Page, mailbox: &Mailbox) {
     page.bare("recipients_per_day", recipients_per_day);
     page.some_text("message_size", message_size.map(size).as_deref());
     page.list("send_as", send_as);
-    if let MailboxAuth::XOAuth2 { token: TokenSource::Ready(token) } = auth {
+    if let MailboxAuth::XOAuth2 { token } = auth {
         page.section("[mailbox.oauth]");
-        page.bare("token", token.to_toml());
+        match token {
+            TokenSource::Ready(token) => page.bare("token", token.to_toml()),
+            TokenSource::OAuth(each) => oauth(page, each),
+        }
     }
+}
+
+/// Without the cloud, which is all in the address and the scope.
+fn oauth(page: &mut Page, oauth: &OAuth) {
+    let OAuth {
+        flow,
+        tenant,
+        client_id,
+        client,
+        token_url,
+        scope,
+        refresh_token,
+        client_secret_expires,
+    } = oauth;
+    page.text("flow", flow.word());
+    page.some_text("tenant", Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()));
+    page.text("client_id", client_id);
+    match client {
+        None => {}
+        Some(ClientProof::Secret(secret)) => page.bare("client_secret", secret.to_toml()),
+        Some(ClientProof::Certificate { certificate, private_key }) => {
+            page.path("certificate", certificate);
+            page.bare("private_key", private_key.to_toml());
+        }
+    }
+    if let Some(date) = client_secret_expires {
+        page.bare("client_secret_expires", date);
+    }
+    if let Some(secret) = refresh_token {
+        page.bare("refresh_token", secret.to_toml());
+    }
+    page.text("token_url", token_url);
+    page.text("scope", scope);
 }
 
 fn delivery(page: &mut Page, delivery: &Delivery) {

@@ -8,8 +8,9 @@
 //!
 //! `raw` reads the spanned TOML tree, `value` turns one value into a typed one, `resolve` knows the
 //! sections, `word` the settings that are one of several words, `secrets` where passwords and tokens come
-//! from; `effective` writes it all back.
+//! from, `certificate` whether one is a pair with its key; `effective` writes it all back.
 
+mod certificate;
 mod effective;
 mod file;
 mod problem;

@@ -6,10 +6,12 @@
 mod device;
 mod listener;
 mod mailbox;
+mod oauth;
+mod smarthost;
 mod spool;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -17,7 +19,7 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    Admin, CertificateFiles, Config, Limits, Log, Places, Smarthost, SmarthostTls,
+    Admin, CertificateFiles, Config, Limits, Log, Places,
     file::open_mode,
     raw::{Complaint, LATER, Table},
     secrets::secret,
@@ -48,8 +50,10 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     auth.finish();
     let admin = admin(root.section_or_empty("admin"));
     let limits = limits(root.section_or_empty("limits"));
-    let smarthost = smarthost(root.section_or_empty("smarthost"));
-    let (mailboxes, known) = mailbox::mailboxes(&mut root, &smarthost);
+    let mut table = root.section_or_empty("smarthost");
+    let smarthost = smarthost::smarthost(&mut table, &smarthost::default());
+    let (mailboxes, known) = mailbox::mailboxes(&mut root, &smarthost, table.has("host"));
+    table.finish();
     let listeners = listener::listeners(
         &mut root,
         users_given,
@@ -172,51 +176,6 @@ fn limits(mut table: Table<'_>) -> Limits {
     table.no_quota("recipients_per_device", "0/d");
     table.finish();
     limits
-}
-
-fn smarthost(mut table: Table<'_>) -> Smarthost {
-    let host = table.read("host", |value| {
-        let hint = "for example host = \"smtp.office365.com\"";
-        let host = value::text(value, hint)?;
-        let known = host.parse::<IpAddr>().is_ok() || is_domain(&host);
-        known
-            .then(|| host.clone())
-            .ok_or_else(|| Complaint::new(format!("{host:?} is not a name or an address"), hint))
-    });
-    let host_is_known = host.is_some() || !table.has("host");
-    let host = host.unwrap_or_else(|| "smtp.office365.com".into());
-    let port = table.number("port", 587, 1..=u16::MAX);
-    let tls = table.one_of("tls", &[]);
-    if tls == Some(SmarthostTls::None) && host_is_known && !is_loopback(&host) {
-        let reason = format!(
-            "mail and password would go to {host} in the clear: none is for loopback addresses only"
-        );
-        table.problem("tls", reason, "write tls = \"starttls\" or \"implicit\"");
-    }
-    const TOO_OLD: &str = "the way to the smarthost takes nothing older than TLS 1.2";
-    let tls_min = table.one_of("tls_min", &[("1.1", TOO_OLD), ("1.0", TOO_OLD), ("1", TOO_OLD)]);
-    let tls_backend = table.one_of("tls_backend", &[]);
-    let ca_file = table.file("ca_file", "extra-roots.pem");
-    let replies_file = table.file("replies_file", REPLIES);
-    let lease_wait =
-        table.duration("lease_wait", Duration::from_secs(5), TICK..=Duration::from_secs(600));
-    table.finish();
-    Smarthost {
-        host,
-        port,
-        tls: tls.unwrap_or_default(),
-        tls_min: tls_min.unwrap_or_default(),
-        tls_backend: tls_backend.unwrap_or_default(),
-        ca_file,
-        replies_file,
-        lease_wait,
-        client: None,
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
 
 fn sender(mut table: Table<'_>) {

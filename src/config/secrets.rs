@@ -63,6 +63,9 @@ pub enum SecretError {
     TooLong,
     /// Not UTF-8, or with line ends or other control characters within.
     #[error("the secret is not one line of text")]
+    NotLine,
+    /// Not UTF-8, or with control characters other than line ends within.
+    #[error("the secret is not text")]
     NotText,
 }
 
@@ -89,12 +92,12 @@ impl Secret {
 
     /// Reads the secret as it is now. One line end after it does not belong to it.
     pub fn load(&self) -> Result<SecretString, SecretError> {
-        self.load_with(|name| env::var_os(name))
+        self.load_with(Shape::Line, |name| env::var_os(name))
     }
 
-    /// Reads a secret of more than one line: a key in PEM form.
-    pub fn load_pem(&self) -> Result<SecretString, SecretError> {
-        bounded(self.text(|name| env::var_os(name))?)
+    /// As [`Secret::load`], of one that may have several lines: a key in PEM form. Its line ends are part of it.
+    pub fn load_text(&self) -> Result<SecretString, SecretError> {
+        self.load_with(Shape::Text, |name| env::var_os(name))
     }
 
     /// The file that is read, if it is one: for watching it.
@@ -119,24 +122,21 @@ impl Secret {
 
     fn load_with(
         &self,
+        shape: Shape,
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<SecretString, SecretError> {
-        tidy(self.text(variable)?)
-    }
-
-    fn text(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<String, SecretError> {
-        match &self.0 {
-            Source::Literal(value) => Ok(value.expose_secret().to_owned()),
-            Source::File(path) => read(path),
-            Source::Env(name) => {
-                let value = variable(name).ok_or_else(|| SecretError::NoVariable(name.clone()))?;
-                value.into_string().map_err(|_| SecretError::NotText)
-            }
+        let octets = match &self.0 {
+            Source::Literal(value) => value.expose_secret().as_bytes().to_vec(),
+            Source::File(path) => read(path)?,
+            Source::Env(name) => variable(name)
+                .ok_or_else(|| SecretError::NoVariable(name.clone()))?
+                .into_encoded_bytes(),
             Source::Credential(name) => {
                 let folder = variable(CREDENTIALS_DIRECTORY).ok_or(SecretError::NoCredentials)?;
-                read(&Path::new(&folder).join(name))
+                read(&Path::new(&folder).join(name))?
             }
-        }
+        };
+        shape.of(octets)
     }
 }
 
@@ -159,6 +159,15 @@ impl fmt::Debug for Secret {
 
 /// A secret of the configuration, read once so that what is missing shows at its line.
 pub(super) fn secret(table: &mut Table<'_>, key: &'static str) -> Option<Secret> {
+    shaped(table, key, Shape::Line)
+}
+
+/// As [`secret`], of one that may have several lines.
+pub(super) fn secret_text(table: &mut Table<'_>, key: &'static str) -> Option<Secret> {
+    shaped(table, key, Shape::Text)
+}
+
+fn shaped(table: &mut Table<'_>, key: &'static str, shape: Shape) -> Option<Secret> {
     let hint = format!(
         "write {key} = {{ file = \"/run/secrets/name\" }}, {{ env = \"NAME\" }} or {{ credential = \"name\" }}"
     );
@@ -187,10 +196,10 @@ pub(super) fn secret(table: &mut Table<'_>, key: &'static str) -> Option<Secret>
         table.complain(key, mismatch("a source of a secret", value, &hint));
         return None;
     };
-    check(table, key, &secret).then_some(secret)
+    check(table, key, &secret, shape).then_some(secret)
 }
 
-fn check(table: &Table<'_>, key: &str, secret: &Secret) -> bool {
+fn check(table: &Table<'_>, key: &str, secret: &Secret, shape: Shape) -> bool {
     if let Source::Credential(name) = &secret.0
         && (name.contains('/') || name == "..")
     {
@@ -201,7 +210,7 @@ fn check(table: &Table<'_>, key: &str, secret: &Secret) -> bool {
         );
         return false;
     }
-    if let Err(error) = secret.load() {
+    if let Err(error) = secret.load_with(shape, |name| env::var_os(name)) {
         let reason = match (&error, secret.path()) {
             (SecretError::Unreadable { .. }, _) | (_, None) => error.to_string(),
             (_, Some(path)) => format!("{}: {error}", path.display()),
@@ -212,9 +221,9 @@ fn check(table: &Table<'_>, key: &str, secret: &Secret) -> bool {
             SecretError::NoCredentials => {
                 "load it with LoadCredential= in the unit, or use { file = \"…\" }"
             }
-            SecretError::Empty | SecretError::TooLong | SecretError::NotText => {
-                "write the secret alone, in one line"
-            }
+            SecretError::NotText => "a key in PEM form begins with -----BEGIN",
+            _ if matches!(shape, Shape::Text) => "write the secret alone",
+            _ => "write the secret alone, in one line",
         };
         table.problem(key, reason, hint);
         return false;
@@ -231,40 +240,56 @@ fn check(table: &Table<'_>, key: &str, secret: &Secret) -> bool {
     true
 }
 
-fn read(path: &Path) -> Result<String, SecretError> {
+fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
     let unreadable = |cause| SecretError::Unreadable { path: path.to_owned(), cause };
     let mut octets = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
     file.take(MAX_OCTETS + 3).read_to_end(&mut octets).map_err(unreadable)?;
-    String::from_utf8(octets).map_err(|_| SecretError::NotText)
+    Ok(octets)
 }
 
-fn tidy(mut text: String) -> Result<SecretString, SecretError> {
-    // What some editors put in front of every text.
-    if text.starts_with('\u{feff}') {
-        text.drain(..'\u{feff}'.len_utf8());
-    }
-    if text.ends_with('\n') {
-        text.pop();
-        if text.ends_with('\r') {
-            text.pop();
+/// What a secret may look like.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// One line, whose end does not belong to it.
+    Line,
+    /// Any text.
+    Text,
+}
+
+impl Shape {
+    fn of(self, octets: Vec<u8>) -> Result<SecretString, SecretError> {
+        let misshapen = || match self {
+            Self::Line => SecretError::NotLine,
+            Self::Text => SecretError::NotText,
+        };
+        let mut text = String::from_utf8(octets).map_err(|_| misshapen())?;
+        // What some editors put in front of every text.
+        if text.starts_with('\u{feff}') {
+            text.drain(..'\u{feff}'.len_utf8());
         }
+        if matches!(self, Self::Line) && text.ends_with('\n') {
+            text.pop();
+            if text.ends_with('\r') {
+                text.pop();
+            }
+        }
+        if text.trim_end_matches(['\r', '\n']).is_empty() {
+            return Err(SecretError::Empty);
+        }
+        if text.len() as u64 > MAX_OCTETS {
+            return Err(SecretError::TooLong);
+        }
+        // A NUL or Ctrl-A would be read as a separator by PLAIN and XOAUTH2.
+        let foreign = |c: char| match self {
+            Self::Line => c.is_control(),
+            Self::Text => c.is_control() && !matches!(c, '\r' | '\n'),
+        };
+        if text.contains(foreign) {
+            return Err(misshapen());
+        }
+        Ok(text.into())
     }
-    // A NUL or Ctrl-A would be read as a separator by PLAIN and XOAUTH2.
-    if text.contains(char::is_control) && text.len() as u64 <= MAX_OCTETS {
-        return Err(SecretError::NotText);
-    }
-    bounded(text)
-}
-
-fn bounded(text: String) -> Result<SecretString, SecretError> {
-    if text.is_empty() {
-        return Err(SecretError::Empty);
-    }
-    if text.len() as u64 > MAX_OCTETS {
-        return Err(SecretError::TooLong);
-    }
-    Ok(text.into())
 }
 
 #[cfg(test)]
@@ -278,7 +303,11 @@ mod tests {
                 .find(|(name, _)| *name == wanted)
                 .map(|(_, value)| OsString::from(value))
         };
-        match secret.load_with(variable) {
+        told(secret.load_with(Shape::Line, variable))
+    }
+
+    fn told(loaded: Result<SecretString, SecretError>) -> Result<String, String> {
+        match loaded {
             Ok(secret) => Ok(secret.expose_secret().to_owned()),
             Err(error) => Err(error.to_string()),
         }
@@ -324,6 +353,28 @@ mod tests {
             let got = value(&Secret::literal(text.into()), &[]);
             assert_eq!(got.as_deref().map_err(String::as_str), wanted, "{text:?}");
         }
+    }
+
+    #[test]
+    fn text_keeps_its_lines() {
+        for (text, wanted) in [
+            ("-----BEGIN\na\r\n-----END\n", Ok("-----BEGIN\na\r\n-----END\n")),
+            ("\u{feff}a\n", Ok("a\n")),
+            ("a\tb\n", Err("the secret is not text")),
+            ("a\n\0", Err("the secret is not text")),
+            ("\n\r\n", Err("the secret is empty")),
+        ] {
+            let got = told(Secret::literal(text.into()).load_text());
+            assert_eq!(got.as_deref().map_err(String::as_str), wanted, "{text:?}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, [0x30, 0x82]).unwrap();
+        let got = told(Secret::file(&path).load_text());
+        assert_eq!(got.unwrap_err(), "the secret is not text");
+        std::fs::write(&path, "x\n".repeat(40_000)).unwrap();
+        let got = told(Secret::file(&path).load_text());
+        assert_eq!(got.unwrap_err(), "the secret is longer than 65536 octets");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Settings that are one of several words: read and written back by the same list.
 
 use super::{
-    DeliveryMode, LogFormat, ReceivedDetail, SmarthostTls, TlsBackend, TlsMin, Transcripts,
-    raw::Table,
+    DeliveryMode, LogFormat, OAuthFlow, ReceivedDetail, SmarthostTls, TlsBackend, TlsMin,
+    Transcripts, raw::Table,
 };
 use crate::{
     policy::{DeviceAuth, ListenerTls, TlsProfile},
@@ -78,6 +78,14 @@ impl Word for TlsMin {
 impl Word for TlsBackend {
     const WORDS: &'static [(&'static str, Self)] =
         &[("rustls", Self::Rustls), ("native", Self::Native)];
+}
+
+impl Word for OAuthFlow {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("client-credentials", Self::ClientCredentials),
+        ("device-code", Self::DeviceCode),
+        ("refresh-token", Self::RefreshToken),
+    ];
 }
 
 impl Word for DeliveryMode {

@@ -10,6 +10,7 @@
 //! connections that a user had at once, each counted until it was closed.
 
 pub mod device;
+pub mod identity;
 mod record;
 pub mod scenario;
 mod session;
@@ -31,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::record::Submission;
 use self::{
+    identity::{Authority, IssuerError, TokenIssuer},
     record::{Record, Seat},
     scenario::{Scenario, Script, Tls},
 };
@@ -60,6 +62,7 @@ pub struct Sandbox {
     certificate: Vec<u8>,
     server: Arc<Server>,
     tracker: TaskTracker,
+    issuer: Option<TokenIssuer>,
 }
 
 /// A message that was accepted.
@@ -98,6 +101,8 @@ pub struct Counts {
     pub cut: AtomicU64,
     /// Messages that were accepted.
     pub accepted: AtomicU64,
+    /// Token requests, whatever came of them.
+    pub token_requests: Arc<AtomicU64>,
 }
 
 /// Why the stand-in does not start.
@@ -112,10 +117,15 @@ pub enum SandboxError {
     /// No TLS.
     #[error(transparent)]
     Tls(#[from] ServerTlsError),
+    /// Nobody who gives tokens.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
 }
 
 struct Server {
     script: Script,
+    /// Who says what a token is worth; `None`: the scenario.
+    authority: Option<Arc<Authority>>,
     tls: ServerTls,
     counts: Counts,
     record: Record,
@@ -143,7 +153,13 @@ impl Sandbox {
     ) -> Result<Self, SandboxError> {
         let socket =
             Listener::bind(address).await.map_err(|error| SandboxError::Bind(address, error))?;
-        let sandbox = Self::new(socket.address(), scenario, identity)?;
+        let issuer = match scenario.identity.clone() {
+            Some(tenant) => Some(TokenIssuer::start(tenant).await?),
+            None => None,
+        };
+        let authority = issuer.as_ref().map(|issuer| Arc::clone(issuer.authority()));
+        let mut sandbox = Self::new(socket.address(), scenario, identity, authority)?;
+        sandbox.issuer = issuer;
         sandbox.tracker.spawn(accept(socket, Arc::clone(&sandbox.server), sandbox.tracker.clone()));
         Ok(sandbox)
     }
@@ -155,19 +171,26 @@ impl Sandbox {
 
     /// One without a socket and with a certificate of the caller's: making one takes longer than all the rest.
     pub fn in_memory_as(scenario: Scenario, identity: &Identity) -> Result<Self, SandboxError> {
-        Self::new(NOWHERE, scenario, identity)
+        let tenant = scenario.identity.clone();
+        let authority = tenant.map(|tenant| Authority::new(tenant, NOWHERE)).transpose()?;
+        Self::new(NOWHERE, scenario, identity, authority.map(Arc::new))
     }
 
     fn new(
         address: SocketAddr,
         scenario: Scenario,
         identity: &Identity,
+        authority: Option<Arc<Authority>>,
     ) -> Result<Self, SandboxError> {
         let certificate = identity.certificate.to_pem().map_err(CertificateError::Make)?;
+        let token_requests = authority.as_ref().map(|authority| authority.counter());
+        let counts =
+            Counts { token_requests: token_requests.unwrap_or_default(), ..Counts::default() };
         let server = Arc::new(Server {
             tls: server_tls(scenario.tls, identity)?,
             script: Script::new(scenario),
-            counts: Counts::default(),
+            authority,
+            counts,
             record: Record::default(),
             kept: Mutex::default(),
             news: Notify::new(),
@@ -175,7 +198,7 @@ impl Sandbox {
             cut: Mutex::default(),
             stop: CancellationToken::new(),
         });
-        Ok(Self { address, certificate, server, tracker: TaskTracker::new() })
+        Ok(Self { address, certificate, server, tracker: TaskTracker::new(), issuer: None })
     }
 
     /// A connection in memory, unless it refuses them.
@@ -205,6 +228,10 @@ impl Sandbox {
     /// From now on nothing goes wrong, whatever the scenario or an address asks for. What hangs already hangs on.
     pub fn mend(&self) {
         self.server.script.mend();
+        if let Some(authority) = self.authority() {
+            authority.fail(None);
+            authority.mistake(None);
+        }
     }
 
     /// Closes every connection that is open, wherever its dialogue is.
@@ -221,6 +248,11 @@ impl Sandbox {
     /// Its certificate in PEM form, for the relay's `ca_file`.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
+    }
+
+    /// Who gives the tokens that it takes, if the scenario has somebody. In memory it has no endpoint.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.server.authority.as_deref()
     }
 
     /// What was seen so far.
@@ -263,7 +295,10 @@ impl Sandbox {
     }
 
     /// Closes every connection and the door: the smarthost is gone.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
+        if let Some(issuer) = self.issuer.take() {
+            issuer.stop().await;
+        }
         self.server.stop.cancel();
         self.tracker.close();
         self.tracker.wait().await;

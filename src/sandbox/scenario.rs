@@ -36,6 +36,7 @@ use std::{
 
 use serde::Deserialize;
 
+use super::identity::Tenant;
 use crate::proto::reply::{Code, Enhanced, Reply};
 
 /// Behaviour, as a scenario file says it (TOML).
@@ -48,6 +49,8 @@ pub struct Scenario {
     pub password: Option<String>,
     /// The only access token that is right; absent: any.
     pub token: Option<String>,
+    /// Who gives the access tokens that are right, and no others then; absent: nobody.
+    pub identity: Option<Tenant>,
     /// Whether TLS begins with the first octet; Exchange Online does not do that, others do.
     pub implicit: bool,
     /// What TLS it speaks.
@@ -181,6 +184,7 @@ impl Default for Scenario {
             user: None,
             password: None,
             token: None,
+            identity: None,
             implicit: false,
             tls: Tls::default(),
             starttls: true,

@@ -267,7 +267,10 @@ impl Peer {
         };
         let scenario = &self.server.script.scenario;
         let right = password.is_some_and(|password| matches(&scenario.password, &password))
-            || token.is_some_and(|token| matches(&scenario.token, &token));
+            || token.is_some_and(|token| match &self.server.authority {
+                Some(authority) => authority.accepts(&token, &user),
+                None => matches(&scenario.token, &token),
+            });
         if right && matches(&self.server.script.scenario.user, &user) {
             let reply = Reply::new(235, Enhanced(2, 7, 0), "Authentication successful");
             if self.answered(Stage::Auth, reply).await? == 235 {

@@ -1,17 +1,19 @@
 //! The way to the smarthost walked step by step, as production walks it, for an operator who wants to know
 //! where it ends. Each step has a deadline; what is wrong is told with its remedy.
 
+mod access;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::Serialize;
 
 use super::{
-    Target,
+    LoginError, Target,
     classify::Verdict,
     connection::{Connection, Lost, LostCause, OpenError},
     journal::Journal,
-    token,
+    token::Application,
 };
 use crate::{
     config::{MailboxAuth, SmarthostTls},
@@ -33,6 +35,8 @@ use crate::{
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long one reply may take: Exchange Online delays its answer to a bad login.
 const REPLY: Duration = Duration::from_secs(20);
+/// The rule that knows Exchange Online's answer to a token that it does not take.
+const TOKEN_REFUSED: &str = "login-refused";
 /// How long the verdict on a test message may take.
 const VERDICT: Duration = Duration::from_secs(60);
 
@@ -71,6 +75,10 @@ struct Walk<'a> {
     target: &'a Target,
     tell: &'a mut (dyn FnMut(Finding) + Send),
     journal: Arc<Journal>,
+    /// Whose own the token is.
+    application: Option<Application>,
+    /// Who has signed in for it.
+    owner: Option<String>,
 }
 
 /// Walks from the name to MAIL of each sender, and sends a message to `test` if there is one. Tells each
@@ -83,7 +91,7 @@ pub async fn examine(
 ) -> bool {
     target.patience = REPLY;
     let journal = Journal::new(target, Metrics::new(""));
-    let mut walk = Walk { target, tell, journal };
+    let mut walk = Walk { target, tell, journal, application: None, owner: None };
     walk.walk(senders, test).await.is_ok()
 }
 
@@ -93,8 +101,12 @@ impl Walk<'_> {
         let addresses = self.names().await?;
         let (io, address) = self.tcp(&addresses).await?;
         let first = self.secured(io, address).await?;
-        self.login_offered(&first).await?;
+        let offered = match self.access().await {
+            Ok(()) => self.login_offered(&first).await,
+            stop => stop,
+        };
         first.close(true).await;
+        offered?;
         let mut connection = self.login(address).await?;
         for sender in senders {
             connection = self.usable(connection, address).await?;
@@ -233,14 +245,6 @@ impl Walk<'_> {
 
     async fn login(&mut self, address: SocketAddr) -> Result<Connection, Stop> {
         let login = self.secret().await?;
-        if let Login::Token(credentials) = &login {
-            let finding = token::examine(&credentials.secret);
-            let stop = finding.outcome == Outcome::Failed;
-            (self.tell)(finding);
-            if stop {
-                return Err(Stop);
-            }
-        }
         let io = match dial::connect(address, CONNECT).await {
             Ok(io) => io,
             Err(error) => {
@@ -273,6 +277,10 @@ impl Walk<'_> {
     async fn secret(&mut self) -> Result<Login, Stop> {
         match self.target.login().await {
             Ok((login, _)) => Ok(login),
+            Err(LoginError::Token(error)) => {
+                let remedy: Vec<&str> = error.remedy.iter().map(String::as_str).collect();
+                Err(self.failed("token request", error.message, &remedy))
+            }
             Err(error) => Err(self.failed("auth", OpenError::Login(error), &[
                 "Write the secret alone, in one line, into what password or token names, readable for the relay's user",
             ])),
@@ -432,6 +440,9 @@ impl Walk<'_> {
     /// The smarthost has said no: what that means is in the catalogue.
     fn refused(&mut self, step: &str, stage: Stage, reply: &Reply) {
         let Verdict { rule, meaning, remedy, .. } = self.journal.judge(stage, reply);
+        // Exchange Online gives no reason; the token does.
+        let known = (rule.as_str() == TOKEN_REFUSED).then(|| self.refused_token()).flatten();
+        let (meaning, remedy) = known.unwrap_or_else(|| (meaning.to_string(), remedy.to_vec()));
         (self.tell)(Finding {
             step: step.to_owned(),
             outcome: Outcome::Failed,
@@ -440,7 +451,7 @@ impl Walk<'_> {
                 reply.to_string().trim_end_matches('.')
             ),
             rule: Some(rule.as_str().to_owned()),
-            remedy: remedy.to_vec(),
+            remedy,
         });
     }
 

@@ -10,12 +10,21 @@ const GRAPH: &str = "graph.microsoft";
 /// What such a token must allow: to an app of its own, or to one on behalf of a user.
 const ROLE: &str = "SMTP.SendAsApp";
 const SCOPE: &str = "SMTP.Send";
+/// What to do for an application whose token does not allow to send mail.
+pub(super) const GRANT: &str = "Give the app the application permission SMTP.SendAsApp of Office 365 Exchange Online, with admin consent (or \
+                                the delegated SMTP.Send)";
+/// Microsoft dates a token back by 5 minutes; seconds beyond that are a clock that is wrong.
+const DATED_BACK: i64 = 300;
+const SKEW: i64 = 120;
 
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default)]
     aud: Audience,
     exp: Option<i64>,
+    iat: Option<i64>,
+    appid: Option<String>,
+    oid: Option<String>,
     #[serde(default)]
     roles: Vec<String>,
     #[serde(default)]
@@ -60,6 +69,33 @@ pub(super) fn examine(token: &str) -> Finding {
     }
 }
 
+/// An application that acts for itself.
+pub(super) struct Application {
+    /// Its client id.
+    pub(super) id: String,
+    /// The object id of its service principal: that of Enterprise applications.
+    pub(super) object: Option<String>,
+    /// Whether the token allows to send mail.
+    pub(super) sends: bool,
+}
+
+/// The application whose own a token is.
+pub(super) fn application(token: &str) -> Option<Application> {
+    let claims = claims(token)?;
+    if !claims.scp.is_empty() || who(token).is_some() {
+        return None;
+    }
+    let sends = claims.sends();
+    Some(Application { id: claims.appid?, object: claims.oid, sends })
+}
+
+/// By how many seconds this machine's clock is behind that of whoever has just made a token, if by too many; below 0
+/// it is ahead.
+pub(super) fn behind(token: &str, now: jiff::Timestamp) -> Option<i64> {
+    let behind = claims(token)?.iat? - now.as_second();
+    (behind > SKEW || behind < -(SKEW + DATED_BACK)).then_some(behind)
+}
+
 /// When a token ends.
 pub(super) fn expires(token: &str) -> Option<jiff::Timestamp> {
     jiff::Timestamp::from_second(claims(token)?.exp?).ok()
@@ -94,18 +130,19 @@ fn judge(claims: &Claims, now: i64) -> (Outcome, String, &'static str) {
             what,
             "For Exchange Online ask for the scope https://outlook.office365.com/.default, not one of Microsoft Graph",
         )
-    } else if !claims.roles.iter().any(|role| role == ROLE)
-        && !claims.scp.split(' ').any(|scope| scope == SCOPE)
-    {
-        (
-            Outcome::Warning,
-            what,
-            "Give the app the application permission SMTP.SendAsApp of Office 365 Exchange Online, with admin consent (or \
-             the delegated SMTP.Send)",
-        )
+    } else if !claims.sends() {
+        (Outcome::Warning, what, GRANT)
     } else {
         let left = claims.exp.map(|exp| format!(", good for {} more minutes", (exp - now) / 60));
         (Outcome::Ok, format!("{what}{}", left.unwrap_or_default()), "")
+    }
+}
+
+impl Claims {
+    /// Whether they allow to send mail.
+    fn sends(&self) -> bool {
+        self.roles.iter().any(|role| role == ROLE)
+            || self.scp.split(' ').any(|scope| scope == SCOPE)
     }
 }
 
@@ -122,6 +159,31 @@ mod tests {
 
     fn token(claims: &str) -> String {
         format!("x.{}.y", BASE64_URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_shows_in_a_new_token() {
+        let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+        for (iat, told) in [
+            (1_800_000_000, None),
+            (1_799_999_700, None),
+            (1_799_999_400, Some(-600)),
+            (1_800_000_600, Some(600)),
+        ] {
+            assert_eq!(behind(&token(&format!("{{\"iat\":{iat}}}")), now), told, "{iat}");
+        }
+        assert_eq!(behind("opaque", now), None);
+    }
+
+    #[test]
+    fn an_application_is_told_from_a_person() {
+        let app = application(&token(r#"{"appid":"a","oid":"o","roles":["SMTP.SendAsApp"]}"#));
+        let app = app.unwrap();
+        assert_eq!((app.id.as_str(), app.object.as_deref(), app.sends), ("a", Some("o"), true));
+        assert!(!application(&token(r#"{"appid":"a"}"#)).unwrap().sends);
+        for person in [r#"{"appid":"a","scp":"SMTP.Send"}"#, r#"{"appid":"a","upn":"b@c"}"#] {
+            assert!(application(&token(person)).is_none(), "{person}");
+        }
     }
 
     #[test]

@@ -19,7 +19,12 @@ fn from_nothing_to_a_good_configuration() {
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("\"scanner@example.com\"", "\"scanner@office.test\"")).unwrap();
     fs::write(folder.path().join("mailbox-password"), "geheim\n").unwrap();
-    assert_eq!(here(&["check"]), "exit code 0\n--- stdout\nsmtp-uplift.toml: ok\n");
+    insta::assert_snapshot!(here(&["check"]), @r"
+    exit code 0
+    --- stdout
+    warning: smtp-uplift.toml:54: mailbox.password: Exchange Online switches passwords off by default at the end of December 2026; log in with [mailbox.oauth]: docs/howto/oauth.md
+    smtp-uplift.toml: ok
+    ");
     insta::assert_snapshot!("init-then-effective", here(&["check", "--effective"]));
 }
 
@@ -70,7 +75,8 @@ fn what_it_writes() {
 
     fs::write(dir.join("mailbox-password"), "geheim").unwrap();
     let loaded = config::load(&dir.join("smtp-uplift.toml")).unwrap();
-    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let [warning] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+    assert!(warning.reason.contains("passwords off"), "{warning}");
     for listener in &loaded.config.listeners {
         let port = format!("port {} ", listener.address.port());
         assert!(said.contains(&port), "{port} in {said}");

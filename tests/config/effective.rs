@@ -9,7 +9,7 @@ use super::{MAXIMAL, MINIMAL, folder, parse_in, with};
 
 /// Writes a configuration back, and demands that it reads as the same.
 #[track_caller]
-fn written_back(folder: &TempDir, text: &str) -> String {
+pub(super) fn written_back(folder: &TempDir, text: &str) -> String {
     let Loaded { config, .. } = parse_in(folder, text).unwrap_or_else(|it| panic!("{it}\n{text}"));
     let effective = config.effective();
     let again = parse_in(folder, &effective).unwrap_or_else(|it| panic!("{it}\n{effective}"));
@@ -41,6 +41,7 @@ fn every_word_reads_back_as_it_was() {
         ("listener", "line_endings", "normalise strict"),
         ("smarthost", "tls", "none starttls implicit"),
         ("smarthost", "tls_min", "1.2 1.3"),
+        ("smarthost", "tls_backend", "rustls native"),
         ("mailbox", "auth", "login plain none"),
         ("delivery", "mode", "stream stream-then-spool spool"),
         ("log", "format", "text json"),

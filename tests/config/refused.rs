@@ -106,7 +106,6 @@ fn what_this_version_does_not_do_is_refused_with_the_value_to_write() {
         ("smarthost.tls = \"none\"", "", "", "", "smarthost.tls", "for loopback addresses only", "\"starttls\""),
         ("smarthost.tls_min = \"1.1\"", "", "", "", "smarthost.tls_min", "nothing older than TLS 1.2", "\"1.2\""),
         ("smarthost.tls_min = 1.2", "", "", "", "smarthost.tls_min", "expected a string, found a number with a point", "\"1.2\""),
-        ("", "", "[mailbox.smarthost]\nport = 25", "", "mailbox.smarthost", later, "remove it"),
         ("sender.rewrite = \"mailbox\"", "", "", "", "sender.rewrite", later, "rewrite = \"keep\""),
         ("log.addresses = \"hash\"", "", "", "", "log.addresses", later, "\"full\""),
         ("admin.token = 7", "", "", "", "admin.token", "expected a source of a secret, found an integer", "file = "),
@@ -123,31 +122,6 @@ fn what_this_version_does_not_do_is_refused_with_the_value_to_write() {
 }
 
 #[test]
-fn tokens_are_taken_ready_made_only() {
-    let oauth = |keys: &str| {
-        MINIMAL.replace("password = { file = \"pw\" }", &format!("[mailbox.oauth]\n{keys}"))
-    };
-    let loaded = accepted(&oauth("token = { file = \"token\" }"));
-    assert!(
-        matches!(loaded.config.mailboxes[0].auth, MailboxAuth::XOAuth2 { .. }),
-        "oauth means xoauth2"
-    );
-    let problems = refused(&oauth(
-        "flow = \"client-credentials\"\ntenant = \"x\"\nclient_id = \"y\"\nclient_secret = \"hush\"\nclient_secret_expires = 2027-05-31\ncloud = \"global\"",
-    ));
-    assert_eq!(problems.len(), 7, "{problems:#?}");
-    assert_eq!(
-        problems[0],
-        "7: mailbox.oauth.token: missing; for example token = { file = \"token\" }"
-    );
-    assert!(
-        problems[1]
-            .starts_with("8: mailbox.oauth.flow: not in this version yet; remove it; token = ")
-    );
-    assert!(problems.iter().all(|problem| !problem.contains("hush")));
-}
-
-#[test]
 #[rustfmt::skip] // a table, a row a line
 fn listeners_and_mailboxes_that_make_no_sense() {
     for (listener, mailbox, end, wanted) in [
@@ -157,7 +131,7 @@ fn listeners_and_mailboxes_that_make_no_sense() {
         ("", "", "[[listener]]\naddress = \"127.0.0.1:2525\"\nname = \"b\"", "listener.address: 127.0.0.1:2525 is taken already"),
         ("name = \"a\"", "", "[[listener]]\naddress = \"127.0.0.1:2526\"\nname = \"a\"", "listener.name: another listener is called \"a\""),
         ("", "", "[admin]\naddress = \"127.0.0.1:2525\"", "listener.address: 127.0.0.1:2525 is taken already"),
-        ("", "auth = \"xoauth2\"", "", "mailbox.oauth.token: missing"),
+        ("", "auth = \"xoauth2\"", "", "6: mailbox.oauth: missing: xoauth2 logs in with a token; add [mailbox.oauth] with tenant"),
         ("", "auth = \"cram-md5\"", "", "mailbox.auth: \"cram-md5\" is not one of xoauth2, login, plain, none"),
         ("", "send_as = [\"example.com\"]", "", "mailbox.send_as: \"example.com\" is not an address"),
         ("", "messages_per_minute = -1", "", "mailbox.messages_per_minute: -1 is not between 0 and 100000; for example messages_per_minute = 28"),
@@ -317,7 +291,7 @@ fn any_cut_and_any_swap_of_a_good_file_is_an_answer() {
             let _ = parse_in(&folder, &format!("{key} = {value}\n"));
         }
     }
-    let inner = ["address", "name", "tls", "auth", "hide", "allow", "password", "oauth", "oauth.token", "send_as", "max_connections", "mailbox", "login", "messages_per_minute", "message_size"];
+    let inner = ["address", "name", "tls", "auth", "hide", "allow", "password", "oauth", "oauth.token", "oauth.flow", "oauth.tenant", "oauth.client_id", "oauth.client_secret", "oauth.client_secret_expires", "oauth.certificate", "oauth.private_key", "oauth.token_url", "oauth.scope", "smarthost", "smarthost.host", "smarthost.client_key", "send_as", "max_connections", "mailbox", "login", "messages_per_minute", "message_size"];
     for section in ["listener", "mailbox", "device"] {
         for key in inner {
             for value in values {

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 /// A password that no message may quote.
 const SECRET: &str = "tr0ub4dor";
 /// The keys whose value is a secret.
-const SECRETS: [&str; 2] = ["password", "token"];
+const SECRETS: [&str; 5] = ["password", "token", "client_secret", "refresh_token", "private_key"];
 /// Where the text is said to come from; relative paths lead nowhere.
 const FILE: &str = "/nowhere/smtp-uplift.toml";
 

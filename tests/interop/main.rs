@@ -10,6 +10,7 @@
 mod common;
 mod devices;
 mod dialogue;
+mod dovecot;
 mod needs;
 mod office;
 mod postfix;

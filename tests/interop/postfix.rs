@@ -199,9 +199,9 @@ fn with_carriage_returns(message: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Ends Postfix when stdin does: when it is dropped, and also when the tests are killed. The master leads a
+/// Ends a daemon when stdin does: when it is dropped, and also when the tests are killed. The master leads a
 /// process group, and takes it along.
-const GUARD: &str = "\
+pub(crate) const GUARD: &str = "\
 setsid \"$@\" </dev/null >/dev/null 2>&1 &
 echo $!
 read -r _

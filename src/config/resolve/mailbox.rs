@@ -1,11 +1,12 @@
-//! `[[mailbox]]` and `[mailbox.oauth]`.
+//! `[[mailbox]]`.
 
 use bytesize::ByteSize;
 use toml::de::DeValue;
 
+use super::{oauth, smarthost};
 use crate::config::{
     Mailbox, MailboxAuth, Smarthost, TokenSource,
-    raw::{Complaint, LATER, Table, nearest},
+    raw::{Complaint, Table, nearest},
     secrets::secret,
     value,
 };
@@ -46,7 +47,13 @@ impl Addresses {
 }
 
 /// The mailboxes, and the addresses of those too that something else is wrong with.
-pub(super) fn mailboxes(root: &mut Table<'_>, smarthost: &Smarthost) -> (Vec<Mailbox>, Addresses) {
+///
+/// A smarthost that nobody has named is that of the mailbox's cloud.
+pub(super) fn mailboxes(
+    root: &mut Table<'_>,
+    smarthost: &Smarthost,
+    host_is_given: bool,
+) -> (Vec<Mailbox>, Addresses) {
     let tables = root.sections("mailbox");
     if tables.is_empty() && !root.has("mailbox") {
         root.problem(
@@ -59,7 +66,7 @@ pub(super) fn mailboxes(root: &mut Table<'_>, smarthost: &Smarthost) -> (Vec<Mai
     let mut addresses = Addresses(Vec::new());
     for mut table in tables {
         let address = address(&mut table, &mut addresses);
-        let mailbox = read(&mut table, address, smarthost);
+        let mailbox = read(&mut table, address, smarthost, host_is_given);
         table.finish();
         mailboxes.extend(mailbox);
     }
@@ -81,9 +88,30 @@ fn address(table: &mut Table<'_>, taken: &mut Addresses) -> Option<String> {
     Some(address)
 }
 
-fn read(table: &mut Table<'_>, address: Option<String>, smarthost: &Smarthost) -> Option<Mailbox> {
+fn read(
+    table: &mut Table<'_>,
+    address: Option<String>,
+    base: &Smarthost,
+    host_is_given: bool,
+) -> Option<Mailbox> {
     let username = table.text("username", "scanner@example.onmicrosoft.com");
-    let auth = auth(table);
+    let oauth = table.section("oauth").map(|mut oauth| {
+        let (token, cloud) = oauth::source(&mut oauth);
+        (oauth, token, cloud)
+    });
+    let mut base = base.clone();
+    if let Some((_, _, cloud)) = oauth.as_ref().filter(|_| !host_is_given) {
+        cloud.smarthost().clone_into(&mut base.host);
+    }
+    let mut own = table.section_or_empty("smarthost");
+    let smarthost = smarthost::smarthost(&mut own, &base);
+    own.finish();
+    let token = oauth.and_then(|(oauth, token, cloud)| {
+        oauth::other_cloud(&oauth, cloud, &smarthost.host);
+        oauth.finish();
+        token
+    });
+    let auth = auth(table, token);
     // Exchange Online's limits are those of mailboxes, which nobody is without a login.
     let (connections, minute, day) = match auth {
         Some(MailboxAuth::None) => (10, 0, 0),
@@ -97,11 +125,17 @@ fn read(table: &mut Table<'_>, address: Option<String>, smarthost: &Smarthost) -
     let message_size = table.has("message_size").then_some(message_size);
     let send_as = table
         .list("send_as", |value| mail_address(value, "for example send_as = [\"*@example.com\"]"));
-    table.not_yet("smarthost");
     if smarthost.is_exchange_online() {
         if let Some(address) = address.as_deref().filter(|address| is_placeholder(address)) {
             let reason = format!("{address} is a placeholder");
             table.warning("address", reason, "write the address of the mailbox that sends");
+        }
+        if let Some(MailboxAuth::Login { .. } | MailboxAuth::Plain { .. }) = auth {
+            table.warning(
+                "password",
+                "Exchange Online switches passwords off by default at the end of December 2026",
+                "log in with [mailbox.oauth]: docs/howto/oauth.md",
+            );
         }
         if !matches!(auth, Some(MailboxAuth::None)) {
             limits_of_exchange(table, max_connections, messages_per_minute);
@@ -117,7 +151,7 @@ fn read(table: &mut Table<'_>, address: Option<String>, smarthost: &Smarthost) -
         recipients_per_day,
         message_size,
         send_as: send_as.unwrap_or_default(),
-        smarthost: smarthost.clone(),
+        smarthost,
     })
 }
 
@@ -138,7 +172,7 @@ fn limits_of_exchange(table: &Table<'_>, max_connections: usize, messages_per_mi
     }
 }
 
-fn auth(table: &mut Table<'_>) -> Option<MailboxAuth> {
+fn auth(table: &mut Table<'_>, token: Option<TokenSource>) -> Option<MailboxAuth> {
     let mechanism = table.word(
         "auth",
         &[
@@ -149,7 +183,6 @@ fn auth(table: &mut Table<'_>) -> Option<MailboxAuth> {
         ],
     );
     let password = secret(table, "password");
-    let token = table.section("oauth").and_then(token);
     let (has_password, has_oauth) = (table.has("password"), table.has("oauth"));
     let mechanism = match mechanism {
         Some(mechanism) => mechanism,
@@ -175,9 +208,9 @@ fn auth(table: &mut Table<'_>) -> Option<MailboxAuth> {
     }
     if mechanism == Mechanism::XOAuth2 && !has_oauth {
         table.problem(
-            "oauth.token",
+            "oauth",
             "missing: xoauth2 logs in with a token",
-            "add [mailbox.oauth] with token = { file = \"token\" }",
+            "add [mailbox.oauth] with tenant, client_id and client_secret, or with token = { file = \"token\" }",
         );
     }
     if has_password && !takes_password {
@@ -192,33 +225,6 @@ fn auth(table: &mut Table<'_>) -> Option<MailboxAuth> {
         Mechanism::Plain => password.map(|password| MailboxAuth::Plain { password }),
         Mechanism::None => Some(MailboxAuth::None),
     }
-}
-
-fn token(mut oauth: Table<'_>) -> Option<TokenSource> {
-    let token = secret(&mut oauth, "token");
-    oauth.require("token", "token = { file = \"token\" }");
-    for key in [
-        "flow",
-        "tenant",
-        "client_id",
-        "client_secret",
-        "client_secret_expires",
-        "certificate",
-        "private_key",
-        "cloud",
-        "token_url",
-        "scope",
-    ] {
-        if oauth.take(key).is_some() {
-            oauth.problem(
-                key,
-                LATER,
-                "remove it; token = { file = \"…\" } takes a ready access token",
-            );
-        }
-    }
-    oauth.finish();
-    token.map(TokenSource::Ready)
 }
 
 /// Whether nobody can have this address (RFC 2606).

@@ -60,7 +60,7 @@ impl Proof {
                 name: certificate.display().to_string(),
                 certificate: read(certificate)?,
                 key: private_key
-                    .load_pem()
+                    .load_text()
                     .map_err(|error| unread("private_key", private_key, &error))?,
             }),
         }
