@@ -73,8 +73,7 @@ impl Relay {
         // The relay is not asked where it listens: a port that was free a moment ago will do.
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (address, admin) = (free(), free());
-        let mailbox =
-            format!("password = {{ file = \"password\" }}\nmessages_per_minute = 0\n{mailbox}");
+        let mailbox = format!("password = {{ file = \"password\" }}\n{mailbox}");
         let plan = Plan {
             more,
             delivery,
