@@ -61,7 +61,7 @@ async fn main() {
     }
     println!("from the dot to its answer: {}", figures(dots));
     println!("the whole transaction: {}", figures(whole));
-    println!("asked: at most {:.1?}", 4 * AWAY + OURS);
+    println!("asked: at most {:.1?}, for round trips of {:.1?}", 4 * AWAY + OURS, 2 * AWAY);
 }
 
 /// How far away it is indeed.

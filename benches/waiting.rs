@@ -20,17 +20,15 @@ use std::{
 };
 
 use common::Relay;
-use house::{KEEP, PASSWORD};
+use house::{KEEP, PASSWORD, own_device};
 use smtp_uplift::{
-    sandbox::{device::Device, scenario::Scenario},
+    sandbox::scenario::Scenario,
     smarthost::pool::{Lease, Lifetime, Who},
 };
 use tokio::{task::JoinSet, time::Instant};
 
 const DEVICES: usize = 1_000;
 const CONNECTIONS: usize = 3;
-/// They all come from this machine.
-const CROWD: &str = "[limits]\nsessions_per_device = 5000";
 /// Longer than anybody waits here.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -60,7 +58,7 @@ async fn hand_over() {
     for device in 0..DEVICES {
         let (pool, parked, times) = (Arc::clone(&pool), Arc::clone(&parked), Arc::clone(&times));
         devices.spawn(async move {
-            let who = Who::Device(format!("192.0.2.{}", device % 250).into());
+            let who = Who::Device(format!("copier {device}").into());
             let lease = pool.lease(&who, 1, LONG).await.unwrap();
             let took = parked.lock().unwrap().elapsed();
             times.lock().unwrap().push(took);
@@ -86,17 +84,15 @@ async fn hand_over() {
 async fn memory() {
     // The smarthost takes long over each message, so that the others wait.
     let text = format!("password = \"{PASSWORD}\"\n[[fault]]\nstage = \"dot\"\ndelay = 15.0");
-    let relay = Relay::before(Scenario::parse(&text).unwrap(), CROWD, KEEP).await;
+    let relay = Relay::before(Scenario::parse(&text).unwrap(), KEEP).await;
     let mut devices = Vec::new();
     let mut idle = 0;
-    // The first ones pay for what all of them share.
-    for number in 0..DEVICES + 50 {
-        if number == 50 {
+    // The first ones pay for what all of them share, and get the connections.
+    for number in 0..CONNECTIONS + DEVICES {
+        if number == CONNECTIONS {
             idle = relay.memory("VmRSS");
         }
-        let mut device = Device::connect(relay.address).await.unwrap();
-        device.say("EHLO bench").await.unwrap();
-        devices.push(device);
+        devices.push(own_device(relay.address, number).await);
     }
     let sessions = relay.memory("VmRSS");
     let body = format!("Subject: scan\r\n\r\n{}", "0123456789abcde\r\n".repeat(235));
@@ -111,15 +107,13 @@ async fn memory() {
     for device in &mut devices {
         device.write(".\r\n").await.unwrap();
     }
-    let waiting = || relay.status("waiting");
-    while waiting() < DEVICES as u64 {
+    while relay.status("waiting") < DEVICES as u64 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let all = relay.memory("VmRSS");
     let mib = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1024.0;
     println!(
-        "{} sessions that wait for {CONNECTIONS} connections, each with 4 kB: {:.1} MiB more than idle ones; asked: below 20 MiB",
-        waiting(),
+        "{DEVICES} devices that wait for {CONNECTIONS} connections, each with 4 kB: {:.1} MiB more than idle ones; asked: below 20 MiB",
         mib(sessions, all)
     );
     println!(

@@ -41,10 +41,10 @@ impl Relay {
     }
 
     /// As [`Relay::start`], in another mode and before a smarthost that behaves in its own way.
-    pub async fn before(scenario: Scenario, more: &str, delivery: &str) -> Self {
+    pub async fn before(scenario: Scenario, delivery: &str) -> Self {
         let house = stand_in(scenario).await;
         let port = house.0.address().port();
-        Self::run(house, port, Vec::new(), more, delivery, "")
+        Self::run(house, port, Vec::new(), "", delivery, "")
     }
 
     /// In a mode, and with something between it and the smarthost: `way` says where that is reached.
@@ -73,8 +73,7 @@ impl Relay {
         // The relay is not asked where it listens: a port that was free a moment ago will do.
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (address, admin) = (free(), free());
-        let mailbox =
-            format!("password = {{ file = \"password\" }}\nmessages_per_minute = 0\n{mailbox}");
+        let mailbox = format!("password = {{ file = \"password\" }}\n{mailbox}");
         let plan = Plan {
             more,
             delivery,
@@ -125,7 +124,8 @@ impl Relay {
     pub fn status(&self, name: &str) -> u64 {
         let answer = self.get("/status");
         let (_, value) = answer.split_once(&format!("\"{name}\":")).unwrap();
-        let digits = value.split(|octet: char| !octet.is_ascii_digit()).next().unwrap();
+        let digits =
+            value.trim_start().split(|octet: char| !octet.is_ascii_digit()).next().unwrap();
         digits.parse().unwrap()
     }
 

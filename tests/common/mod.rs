@@ -19,7 +19,7 @@ use smtp_uplift::{
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 pub const MAILBOX: &str = "scanner@example.com";
@@ -125,6 +125,20 @@ impl House {
     pub fn metric(&self, name: &str) -> f64 {
         metric(self.service.metrics(), name)
     }
+}
+
+/// A device that has said EHLO, from an address of its own where the system has that many on loopback.
+pub async fn own_device(relay: SocketAddr, number: usize) -> Device {
+    let socket = TcpSocket::new_v4().unwrap();
+    if cfg!(target_os = "linux") {
+        let [.., high, low] = u32::try_from(256 + number).unwrap().to_be_bytes();
+        socket.bind(([127, 0, high, low], 0).into()).unwrap();
+    }
+    let stream = socket.connect(relay).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut device = Device::over(Box::new(stream)).await.unwrap();
+    device.say("EHLO copier").await.unwrap();
+    device
 }
 
 fn metric(metrics: &Metrics, name: &str) -> f64 {

@@ -1,31 +1,16 @@
 //! Fifty devices at once, over real sockets.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::atomic::Ordering,
-};
+use std::sync::atomic::Ordering;
 
-use smtp_uplift::sandbox::{device::Device, scenario::Scenario};
-use tokio::{net::TcpSocket, task::JoinSet};
+use smtp_uplift::sandbox::scenario::Scenario;
+use tokio::task::JoinSet;
 
 use crate::{
-    common::{House, KEEP, MAILBOX, MESSAGE, PASSWORD, Plan},
+    common::{House, KEEP, MAILBOX, MESSAGE, PASSWORD, Plan, own_device},
     job,
 };
 
 const DEVICES: usize = 50;
-
-/// A device with an address of its own, as far as the system lets it have one.
-async fn connect(relay: SocketAddr, device: usize) -> Device {
-    let socket = TcpSocket::new_v4().unwrap();
-    if cfg!(target_os = "linux") {
-        let own = Ipv4Addr::new(127, 0, 1, u8::try_from(1 + device).unwrap());
-        socket.bind((IpAddr::V4(own), 0).into()).unwrap();
-    }
-    let stream = socket.connect(relay).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    Device::over(Box::new(stream)).await.unwrap()
-}
 
 #[tokio::test]
 async fn fifty_sandbox_printers_burst_at_once_and_every_message_arrives_within_the_limits() {
@@ -42,8 +27,7 @@ async fn fifty_sandbox_printers_burst_at_once_and_every_message_arrives_within_t
     let mut devices = JoinSet::new();
     for number in 0..DEVICES {
         devices.spawn(async move {
-            let mut device = connect(relay, number).await;
-            device.say("EHLO printer").await.unwrap();
+            let mut device = own_device(relay, number).await;
             let to = job::address(number);
             device.send("printer@example.com", &[&to], MESSAGE).await.unwrap().to_string()
         });

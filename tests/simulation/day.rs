@@ -23,7 +23,7 @@ use crate::{
     ledger::{Delays, Ledger, most_in_a_minute},
 };
 
-/// Devices; the first one has the row of jobs, the next three scan.
+/// Devices; the first one has the row of jobs, the next three scan besides.
 const DEVICES: usize = 50;
 /// Jobs in a row.
 const ROW: usize = 1_000;
@@ -54,7 +54,9 @@ async fn simulate(seed: u64) {
     eprintln!("UPLIFT_SEED={seed}");
     // What the relay leaves to chance, too.
     fastrand::seed(seed);
-    let mailbox = format!("password = {{ file = \"password\" }}\nmax_connections = {CONNECTIONS}");
+    let mailbox = format!(
+        "password = {{ file = \"password\" }}\nmax_connections = {CONNECTIONS}\nmessages_per_minute = {RATE}"
+    );
     let plan = Plan { scenario: moody(seed), delivery: KEEP, mailbox: &mailbox, ..Plan::default() };
     let house = Arc::new(InMemory::build(plan).await);
     let began = Instant::now();
@@ -134,7 +136,8 @@ async fn run(house: &Arc<InMemory>, seed: u64) -> Ledger {
         jobs.map(move |number| Job { kind, number, size, rate }).collect::<Vec<_>>()
     };
     let mut plan = Vec::new();
-    for device in 0..DEVICES {
+    // The first one is busy with its row.
+    for device in 1..DEVICES {
         for at in [Duration::ZERO, minutes(10)] {
             plan.push((device, at, jobs(Kind::Burst, 1, 4_000, None)));
         }
