@@ -20,7 +20,7 @@ use smtp_uplift::{
     },
 };
 use tempfile::TempDir;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
 const STEP: Duration = Duration::from_secs(60);
 
@@ -84,19 +84,18 @@ async fn what_a_minute_has_no_room_for_is_told_at_once_to_whoever_would_wait_in_
 async fn who_waits_already_hears_of_it_when_others_use_up_the_minute() {
     let (_sandbox, pool, _folder) = house(allowance(2, 0));
     let lent = pool.lease(&device("a"), 1, seconds(5)).await.unwrap();
-    let second = tokio::spawn({
-        let pool = Arc::clone(&pool);
-        async move { send(&pool, &device("b"), 1, seconds(5)).await }
-    });
-    let third = tokio::spawn({
-        let pool = Arc::clone(&pool);
-        async move { timed(send(&pool, &device("c"), 1, seconds(30))).await }
-    });
-    sleep(seconds(1)).await;
-    drop(lent);
+    let (second, third) = (device("b"), device("c"));
+    let (second, third, ()) = tokio::join!(
+        send(&pool, &second, 1, seconds(5)),
+        send(&pool, &third, 1, seconds(30)),
+        async {
+            sleep(seconds(1)).await;
+            drop(lent);
+        }
+    );
     // The first has sent nothing, so that two may: the other two.
-    second.await.unwrap().unwrap();
-    third.await.unwrap().0.unwrap();
+    second.unwrap();
+    third.unwrap();
     let (sent, took) = timed(send(&pool, &device("d"), 1, seconds(30))).await;
     assert!(matches!(sent, Err(LeaseError::Spent(_))) && took < seconds(1), "{took:?}");
     pool.stop();
@@ -123,11 +122,12 @@ async fn one_device_with_many_messages_keeps_nobody_waiting() {
     let (_sandbox, pool, _folder) = house(Allowance::unlimited(1));
     let lent = pool.lease(&Who::Spool, 1, seconds(5)).await.unwrap();
     let (served, mut order) = mpsc::unbounded_channel();
+    let mut devices = JoinSet::new();
     let mut asks = vec!["busy"; 100];
     asks.extend(["b", "c"]);
     for name in asks {
         let (pool, served) = (Arc::clone(&pool), served.clone());
-        tokio::spawn(async move {
+        devices.spawn(async move {
             let lease = pool.lease(&device(name), 1, seconds(600)).await.unwrap();
             served.send(name).unwrap();
             lease.park();

@@ -34,7 +34,6 @@ pub struct Mailbox {
     /// many messages meet with one, the spool answers sooner, and the courier makes the same attempts.
     pub patient: Semaphore,
     send_as: Vec<String>,
-    message_size: Option<u64>,
     away: Mutex<Away>,
     stopped: Mutex<Stops>,
     /// Its budget is spent, or it was told to pause: the courier asks for no lease until then.
@@ -100,7 +99,6 @@ impl Mailbox {
         Arc::new(Self {
             patient: Semaphore::new(settings.max_connections.min(PATIENT)),
             send_as: settings.send_as.clone(),
-            message_size: settings.message_size,
             away: Mutex::default(),
             stopped: Mutex::default(),
             rests: Mutex::default(),
@@ -142,9 +140,7 @@ impl Mailbox {
 
     /// What its smarthost was last known to take, within what it may send.
     pub fn offer(&self) -> SmarthostOffer {
-        let offer = self.pool.offer();
-        let size = [offer.size, self.message_size].into_iter().flatten().min();
-        SmarthostOffer { size, ..offer }
+        self.pool.offer()
     }
 
     /// Whether it can send, as far as is known.

@@ -135,7 +135,7 @@ pub fn file_name(address: &str) -> String {
         .map(|c| if plain(c) { c.to_string() } else { format!("%{:x}", u32::from(c)) })
         .collect();
     // No hidden file, and no way out of the folder.
-    if name.starts_with('.') { format!("%2e{}", &name[1..]) } else { name }
+    name.strip_prefix('.').map(|rest| format!("%2e{rest}")).unwrap_or(name)
 }
 
 #[cfg(test)]

@@ -261,7 +261,7 @@ impl Authority {
         let codes = &mut self.known().device_codes;
         let at = codes.iter().position(|known| known.device_code == device_code);
         let at = at.ok_or_else(|| {
-            Refusal::new("bad_verification_code", 700_19, "Verification code is unknown.")
+            Refusal::new("bad_verification_code", 70_019, "Verification code is unknown.")
         })?;
         let (code, now) = (&mut codes[at], Instant::now());
         if code.ends <= now {
