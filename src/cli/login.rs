@@ -124,7 +124,7 @@ fn conclude(mailbox: &Mailbox, signed_in: &SignedIn) -> u8 {
     say!("The token is {}.", signed_in.token.found);
     say!("The sign-in is kept in {} and ends", signed_in.path.display());
     say!(
-        "at {}, later each time it is used. A running relay takes it up by itself.",
+        "at {:.0}, later each time it is used. A running relay takes it up by itself.",
         signed_in.expires
     );
     if signed_in.token.outcome != Outcome::Ok {

@@ -88,6 +88,21 @@ async fn without_a_token_the_device_hears_whether_it_passes() {
     let wrong = relay([wrong], common::STREAM).await;
     assert!(wrong.send().await.starts_with("451 4.7.0 waiting for the relay's operator: "));
     assert_eq!(wrong.endpoint.asked().len(), 1, "the start has asked already");
+    let error = wrong.mailbox().await["last_error"].clone();
+    assert_eq!(error["rule"], "token");
+    assert!(error["meaning"].as_str().unwrap().contains("AADSTS7000215"), "{error}");
+    assert!(error["remedy"][0].as_str().unwrap().contains("not its id"), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_that_the_smarthost_refuses_is_replaced_once() {
+    let heals = relay([Answer::token(9, 3600), Answer::token(1, 3600)], common::STREAM).await;
+    assert!(heals.send().await.starts_with("250 "));
+    assert_eq!(heals.endpoint.asked().len(), 2);
+    let stays = relay([7, 8, 9].map(|number| Answer::token(number, 3600)), common::STREAM).await;
+    assert!(stays.send().await.starts_with("451 4.7.0 "));
+    assert!(stays.send().await.starts_with("451 4.7.0 "));
+    assert_eq!(stays.endpoint.asked().len(), 2);
 }
 
 #[tokio::test]

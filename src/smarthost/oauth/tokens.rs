@@ -238,7 +238,9 @@ impl Tokens {
         let url = &self.oauth.token_url;
         let granted: Granted = self.endpoint.post(url, &form).await?;
         let (secret, life) = granted.token(&endpoint::host(url))?;
-        let expires = Timestamp::now().saturating_add(life).unwrap_or(Timestamp::MAX);
+        // In whole seconds, as people and metrics have it.
+        let expires = Timestamp::now().as_second() + life.as_secs().cast_signed();
+        let expires = Timestamp::from_second(expires).unwrap_or(Timestamp::MAX);
         let means = self.rotated(means, granted).await?;
         self.expiry.credential_ends(self.ends(&means), Timestamp::now());
         Ok((AccessToken { secret, expires }, self.identity(&means), life))
