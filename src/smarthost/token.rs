@@ -93,7 +93,7 @@ pub(super) fn application(token: &str) -> Option<Application> {
 /// it is ahead.
 pub(super) fn behind(token: &str, now: jiff::Timestamp) -> Option<i64> {
     let behind = claims(token)?.iat? - now.as_second();
-    (behind > SKEW || behind < -(SKEW + DATED_BACK)).then_some(behind)
+    (!(-(SKEW + DATED_BACK)..=SKEW).contains(&behind)).then_some(behind)
 }
 
 /// When a token ends.

@@ -108,8 +108,8 @@ impl Authority {
             device_code,
             user_code,
             answer: Answer::None,
-            ends: Instant::now() + Duration::from_secs(expires_in),
-            interval: Duration::from_secs(self.tenant.interval),
+            ends: Instant::now() + Duration::from_secs(expires_in.into()),
+            interval: Duration::from_secs(self.tenant.interval.into()),
             asked: None,
         };
         keep(&mut self.known().device_codes, code);
@@ -261,7 +261,7 @@ impl Authority {
         let codes = &mut self.known().device_codes;
         let at = codes.iter().position(|known| known.device_code == device_code);
         let at = at.ok_or_else(|| {
-            Refusal::new("bad_verification_code", 700_19, "Verification code is unknown.")
+            Refusal::new("bad_verification_code", 70_019, "Verification code is unknown.")
         })?;
         let (code, now) = (&mut codes[at], Instant::now());
         if code.ends <= now {
@@ -338,7 +338,7 @@ impl Authority {
             token: token.clone(),
             user: user.map(str::to_owned),
             sends,
-            ends: Instant::now() + Duration::from_secs(self.tenant.lifetime),
+            ends: Instant::now() + Duration::from_secs(self.tenant.lifetime.into()),
         };
         keep(&mut self.known().tokens, issued);
         token
