@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, process::Stdio};
 
 use base64::{
     Engine as _,
@@ -14,6 +14,7 @@ use openssl::{hash::MessageDigest, sha::sha256, ssl::SslVersion};
 use reqwest::{Client, Response, StatusCode, Url, redirect::Policy};
 use serde_json::{Value, json};
 use smtp_uplift::{
+    config::{self, MailboxAuth, TokenSource},
     sandbox::{
         Sandbox,
         device::Device,
@@ -23,6 +24,10 @@ use smtp_uplift::{
     transport::{certificate::Identity, device_tls::DeviceTls},
 };
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+};
 
 const MAILBOX: &str = "scanner@example.com";
 const SCOPE: &str = "https://outlook.office365.com/.default";
@@ -492,4 +497,42 @@ fn a_scenario_file_has_a_section_for_it() {
     assert!(
         Scenario::parse("[identity]\nmistake = \"spelling\"").unwrap_err().contains("spelling")
     );
+}
+
+#[tokio::test]
+async fn the_sandbox_prints_a_configuration_that_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sandbox = Command::new(env!("CARGO_BIN_EXE_smtp-uplift"))
+        .args(["sandbox", "--listen", "127.0.0.1:0", "--identity", "127.0.0.1:0", "--dir"])
+        .arg(folder.path())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(sandbox.stdout.take().unwrap()).lines();
+    let mut text = String::new();
+    while let Some(line) =
+        said.next_line().await.unwrap().filter(|line| !line.starts_with("Ctrl-C"))
+    {
+        text = format!("{text}{line}\n");
+    }
+    let (_, printed) = text.split_once("\n\n").unwrap();
+    let listener = format!(
+        "state_dir = {:?}\n[[listener]]\naddress = \"127.0.0.1:0\"\n",
+        folder.path().join("state")
+    );
+    let file = folder.path().join("relay.toml");
+    let config = config::parse(&format!("{listener}{printed}"), &file).unwrap().config;
+    let MailboxAuth::XOAuth2 { token: TokenSource::OAuth(oauth) } = &config.mailboxes[0].auth
+    else {
+        panic!("{printed}");
+    };
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", &oauth.client_id),
+        ("client_secret", "rehearsal"),
+        ("scope", &oauth.scope),
+    ];
+    let (status, answer) = post(&oauth.token_url, &form).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
 }

@@ -53,13 +53,13 @@ pub struct Tenant {
     /// The mailboxes that the application may use; empty: any.
     pub users: Vec<String>,
     /// Seconds that an access token is good for.
-    pub lifetime: u64,
+    pub lifetime: u32,
     /// Seconds between two questions for a device code.
-    pub interval: u64,
+    pub interval: u32,
     /// Seconds that a device code is good for.
-    pub device_code_lifetime: u64,
+    pub device_code_lifetime: u32,
     /// Seconds by which its clock is ahead.
-    pub clock: i64,
+    pub clock: i32,
     /// What the administrator has done wrong.
     pub mistake: Option<Mistake>,
     /// What goes wrong at the endpoint itself.
@@ -378,7 +378,7 @@ impl Authority {
 
     /// Seconds of its clock since the epoch.
     fn now(&self) -> i64 {
-        jiff::Timestamp::now().as_second() + self.tenant.clock
+        jiff::Timestamp::now().as_second() + i64::from(self.tenant.clock)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

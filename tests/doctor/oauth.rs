@@ -237,7 +237,7 @@ async fn a_key_that_cannot_be_read_is_named() {
     if root {
         command.uid(65_534);
     } else {
-        fs::set_permissions(others.join("app.key"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(others.join("app.key"), fs::Permissions::from_mode(0o000)).unwrap();
     }
     let doctor = command.args(["doctor", "--config"]).arg(others.join("relay.toml"));
     let output = doctor.output().await.unwrap();

@@ -108,8 +108,8 @@ impl Authority {
             device_code,
             user_code,
             answer: Answer::None,
-            ends: Instant::now() + Duration::from_secs(expires_in),
-            interval: Duration::from_secs(self.tenant.interval),
+            ends: Instant::now() + Duration::from_secs(expires_in.into()),
+            interval: Duration::from_secs(self.tenant.interval.into()),
             asked: None,
         };
         keep(&mut self.known().device_codes, code);
@@ -338,7 +338,7 @@ impl Authority {
             token: token.clone(),
             user: user.map(str::to_owned),
             sends,
-            ends: Instant::now() + Duration::from_secs(self.tenant.lifetime),
+            ends: Instant::now() + Duration::from_secs(self.tenant.lifetime.into()),
         };
         keep(&mut self.known().tokens, issued);
         token

@@ -24,7 +24,7 @@ pub(super) struct Words<'a> {
     /// Whether it allows to send mail.
     pub(super) sends: bool,
     pub(super) now: i64,
-    pub(super) lifetime: u64,
+    pub(super) lifetime: u32,
 }
 
 impl Signer {
@@ -51,13 +51,12 @@ impl Signer {
 
 impl Words<'_> {
     fn claims(&self) -> Value {
-        let lifetime = i64::try_from(self.lifetime).unwrap_or(i64::MAX / 2);
         let mut claims = json!({
             "aud": self.audience,
             "iss": format!("https://sts.windows.net/{TENANT_ID}/"),
             "iat": self.now,
             "nbf": self.now,
-            "exp": self.now.saturating_add(lifetime),
+            "exp": self.now + i64::from(self.lifetime),
             "app_displayname": "relay",
             "appid": self.client_id,
             "oid": OBJECT_ID,
