@@ -20,6 +20,7 @@ use smtp_uplift::{
     sandbox::{Sandbox, device::Device, scenario::Scenario},
     spool::queue::{Change, Filter, Hold, Queue as _, State, Summary},
 };
+use tokio::task::JoinSet;
 
 const SECOND: &str = "second@example.com";
 /// A second mailbox that may send as anybody, as the first may: the configuration says nothing of either.
@@ -371,22 +372,19 @@ async fn throughput(mailboxes: &str, limit: &str, messages: u64) -> Duration {
     let plan = Plan { mailbox: &mailbox, ..plan(&more) };
     let house = Arc::new(InMemory::build(plan).await);
     let (_, took) = timed(async {
-        let devices: Vec<_> = (0..10)
-            .map(|device| {
-                let house = Arc::clone(&house);
-                tokio::spawn(async move {
-                    for n in 0..messages / 10 {
-                        let peer = format!("10.0.0.{device}");
-                        let from = format!("copier-{device}-{n}@example.com");
-                        let heard = house.send_from(&peer, &from, &["b@example.com"]).await;
-                        assert!(heard.starts_with("250 "), "{heard}");
-                    }
-                })
-            })
-            .collect();
-        for device in devices {
-            device.await.unwrap();
+        let mut devices = JoinSet::new();
+        for device in 0..10 {
+            let house = Arc::clone(&house);
+            devices.spawn(async move {
+                for n in 0..messages / 10 {
+                    let peer = format!("10.0.0.{device}");
+                    let from = format!("copier-{device}-{n}@example.com");
+                    let heard = house.send_from(&peer, &from, &["b@example.com"]).await;
+                    assert!(heard.starts_with("250 "), "{heard}");
+                }
+            });
         }
+        devices.join_all().await;
         house.sandbox.delivered(messages).await;
     })
     .await;
