@@ -6,7 +6,10 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::memory::{limited_pool, timed};
+use common::{
+    Plan, fault,
+    memory::{InMemory, limited_pool, timed},
+};
 use smtp_uplift::{
     proto::{
         envelope::Envelope,
@@ -16,7 +19,7 @@ use smtp_uplift::{
     sandbox::{Sandbox, scenario::Scenario},
     smarthost::{
         ledger::Ledger,
-        pool::{Allowance, Budget, LeaseError, Pool, Spent, Who},
+        pool::{Allowance, Budget, Lease, LeaseError, Pool, Spent, Who},
     },
 };
 use tempfile::TempDir;
@@ -50,7 +53,11 @@ async fn send(
     recipients: usize,
     wait: Duration,
 ) -> Result<(), LeaseError> {
-    let lease = pool.lease(who, recipients, wait).await?;
+    send_over(pool.lease(who, recipients, wait).await?, recipients).await;
+    Ok(())
+}
+
+async fn send_over(lease: Lease, recipients: usize) {
     let path = ForwardPath::Address(Address::parse("b@x").unwrap());
     let envelope = Envelope {
         reverse_path: ReversePath::Null,
@@ -59,7 +66,6 @@ async fn send(
     };
     let begun = lease.begin(&envelope, 0, STEP, true).await.unwrap();
     begun.transfer.unwrap().end(STEP).await.unwrap();
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,6 +121,66 @@ async fn the_days_recipients_bar_a_large_message_and_not_a_small_one() {
     sleep(seconds(87_000)).await;
     send(&pool, &device("a"), 10, seconds(5)).await.unwrap();
     pool.stop();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_to_send_to_too_many_keeps_nobody_behind_it_waiting() {
+    let (_sandbox, pool, _folder) = house(allowance(0, 10));
+    let lent = pool.lease(&Who::Spool, 9, seconds(5)).await.unwrap();
+    let took = |recipients, wait| {
+        let pool = Arc::clone(&pool);
+        async move { timed(send(&pool, &Who::Spool, recipients, wait)).await }
+    };
+    let (large, small, ()) = tokio::join!(took(9, seconds(30)), took(1, seconds(30)), async {
+        sleep(seconds(1)).await;
+        // All but one of the ten are used up while they wait.
+        send_over(lent, 9).await;
+    });
+    assert!(matches!(large.0, Err(LeaseError::Spent(_))), "{large:?}");
+    assert!(small.0.is_ok(), "{small:?}");
+    assert!(large.1 < seconds(2) && small.1 < seconds(2), "{large:?} {small:?}");
+    pool.stop();
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_stream_mode_the_day_ends_in_the_midst_of_a_message() {
+    let mailbox = "password = { file = \"password\" }\nrecipients_per_day = 3";
+    let house = InMemory::build(Plan { mailbox, ..Plan::default() }).await;
+    let mut device = house.device().await;
+    device.say("MAIL FROM:<a@x>").await.unwrap();
+    for place in 0..3 {
+        let said = device.say(&format!("RCPT TO:<{place}@x>")).await.unwrap();
+        assert_eq!(said.code.get(), 250);
+    }
+    let said = device.say("RCPT TO:<4@x>").await.unwrap().to_string();
+    assert!(said.starts_with("452 4.5.3 "), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_stream_mode_too_what_the_smarthost_says_of_too_much_is_heeded() {
+    let too_fast = fault(
+        "stage = \"mail\"\nreply = \"421 4.4.2 Message submission rate for this client has exceeded the configured limit\"\n\
+         times = 1",
+    );
+    let house = InMemory::build(Plan { scenario: too_fast, ..Plan::default() }).await;
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("451 "));
+    let (heard, took) = timed(house.send("a@x", &["b@x"])).await;
+    assert!(heard.starts_with("451 4.3.2 the smarthost has asked us to send less"), "{heard}");
+    assert!(took < seconds(1), "{took:?}");
+    sleep(seconds(61)).await;
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("250 "));
+
+    let too_many = fault(
+        "stage = \"dot\"\nreply = \"432 4.3.2 Concurrent connections limit exceeded.\"\ntimes = 1",
+    );
+    let house = InMemory::build(Plan { scenario: too_many, ..Plan::default() }).await;
+    let all = house.pool().max_connections();
+    assert!(house.send("a@x", &["b@x"]).await.starts_with("451 "));
+    let mut lent = Vec::new();
+    while let Ok(lease) = house.pool().lease(&Who::Spool, 1, seconds(2)).await {
+        lent.push(lease);
+    }
+    assert_eq!(lent.len(), all - 1);
 }
 
 #[tokio::test(start_paused = true)]

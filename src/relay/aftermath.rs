@@ -72,6 +72,14 @@ pub struct Tries<'a> {
 }
 
 impl Fate {
+    /// What follows, if it was not taken.
+    pub fn course(&self) -> Option<&Course> {
+        match &self.end {
+            End::Not(course) => Some(course),
+            _ => None,
+        }
+    }
+
     /// Whether the recipient is still to be delivered to, and no answer is outstanding.
     pub fn is_pending(&self) -> bool {
         matches!(self.end, End::Not(Course::Hold(_) | Course::Wait(_)))

@@ -13,7 +13,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Relay, delivery, keeper::Keeper, mailboxes::Mailbox};
-use crate::spool::queue::{Due, Hold, Leased, Queue as _, QueueError, State};
+use crate::{
+    smarthost::Credential,
+    spool::queue::{Due, Hold, Leased, Queue as _, QueueError, State},
+};
 
 /// How often the courier looks at what is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -46,6 +49,8 @@ struct Round {
     hands: Arc<Semaphore>,
     capacity: usize,
     could_log_in: bool,
+    /// What it logged in with when this was last looked at.
+    credential: Credential,
 }
 
 impl Round {
@@ -53,7 +58,8 @@ impl Round {
         // Twice as many as can be sent at once, so that they are taken from the queue several at a time.
         let capacity = 2 * mailbox.pool.max_connections();
         let hands = Arc::new(Semaphore::new(capacity));
-        Self { mailbox: Arc::clone(mailbox), hands, capacity, could_log_in: true }
+        let credential = mailbox.pool.credential();
+        Self { mailbox: Arc::clone(mailbox), hands, capacity, could_log_in: true, credential }
     }
 
     /// How much is to be taken now, and whether only what may go through another mailbox too.
@@ -144,9 +150,12 @@ impl Courier {
 
     /// A secret that has changed, an operator's word, or time may let a mailbox log in again.
     fn look_at_the_logins(&mut self, now: Timestamp) {
-        for Round { mailbox, could_log_in, .. } in &mut self.rounds {
+        for Round { mailbox, could_log_in, credential, .. } in &mut self.rounds {
             let can = mailbox.pool.admits_login();
-            if can && !*could_log_in {
+            let now_with = mailbox.pool.credential();
+            // Where no token was had, nobody was refused: the new secret is the news.
+            let news = std::mem::replace(credential, now_with) != now_with;
+            if can && (!*could_log_in || news) {
                 mailbox.stops().try_again(Some(&Hold::Credential), now);
             }
             *could_log_in = can;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     proto::{envelope::Envelope, param::MailParams, path::ForwardPath},
-    smarthost::pool::{LeaseError, Spent, Who},
+    smarthost::pool::{self, LeaseError, Spent, Who},
     spool::{
         queue::{Hold, Leased, NewNotice, Queue as _, RecipientState, Settlement, Standing, State},
         store::point,
@@ -255,7 +255,12 @@ pub async fn deliver(
     // What is to be found out about a mailbox is found out there.
     let own = own.filter(|_| leased.bound || probe.is_some());
     let from = leased.reverse_path.as_str();
-    let mailbox = Arc::clone(keeper.mailboxes.choose(own, from, Some(leased.body.size())));
+    let mailbox = Arc::clone(keeper.mailboxes.choose(
+        own,
+        from,
+        Some(leased.body.size()),
+        leased.recipients.len(),
+    ));
     let envelope = Envelope {
         reverse_path: leased.reverse_path.clone(),
         params: MailParams {
@@ -313,7 +318,7 @@ pub async fn deliver(
         Some(outcome) => {
             if let Some(wait) = wait {
                 let due = now().saturating_add(wait).unwrap_or(now());
-                if !wait.is_zero() {
+                if !is_of_this_message(&outcome) && !wait.is_zero() {
                     // The others of this mailbox would hear the same.
                     *mailbox.rests() = now().saturating_add(wait.min(REST)).ok();
                 }
@@ -344,6 +349,11 @@ fn no_attempt(outcome: &Outcome) -> Option<Duration> {
         }
         _ => None,
     }
+}
+
+/// Whether it is to too many for what is left of the day: others may be to fewer.
+fn is_of_this_message(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::NoLease(LeaseError::Spent(spent)) if spent.what == pool::Budget::Recipients)
 }
 
 /// What becomes of a message that is not to be tried, if it is not: its mailbox is stopped, or its smarthost left

@@ -1,7 +1,7 @@
 //! What live sessions and the courier share to keep messages: the queue, what is stopped, and the one way to draw
 //! the conclusion from an attempt.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
@@ -26,9 +26,6 @@ use crate::{
     },
     telemetry::metrics::Metrics,
 };
-
-/// How long a mailbox pauses that has sent too fast.
-const TOO_FAST: Duration = Duration::from_secs(60);
 
 /// What keeps messages.
 pub struct Keeper {
@@ -147,13 +144,11 @@ impl Keeper {
                 self.release(over, mailbox);
             }
         }
-        for fate in &fates {
-            match fate.end {
-                End::Not(Course::Wait(Trouble::Concurrency)) => mailbox.pool.lower(),
-                End::Not(Course::Wait(Trouble::Rate)) => mailbox.pool.pause(TOO_FAST),
-                _ => continue,
-            }
-            break;
+        let is_heeded =
+            |course: &&Course| matches!(course, Course::Wait(Trouble::Concurrency | Trouble::Rate));
+        // Said of several recipients it is said once.
+        if let Some(course) = fates.iter().filter_map(Fate::course).find(is_heeded) {
+            mailbox.heed(course);
         }
         let tries = Tries { count, waits: &self.settings.retry, now, chance: fastrand::f64() };
         let mut opened = Vec::new();

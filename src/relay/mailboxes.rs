@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::{keeper::Clock, stops::Stops};
+use super::{course::Course, keeper::Clock, stops::Stops};
 use crate::{
     config,
     proto::session::SmarthostOffer,
@@ -25,6 +25,8 @@ use crate::{
 
 /// Devices that are kept waiting for another attempt at the same time, at most.
 const PATIENT: usize = 3;
+/// How long a mailbox pauses that has sent too fast.
+const TOO_FAST: Duration = Duration::from_secs(60);
 
 /// One account.
 pub struct Mailbox {
@@ -154,12 +156,12 @@ impl Mailbox {
         if let Some((hold, stopped)) = self.stops().wide() {
             return Some(format!("{} stopped: {}", hold.name(), stopped.reason));
         }
-        (!self.pool.admits_login()).then(|| "its login was refused".to_owned())
+        self.pool.trouble()
     }
 
     /// Says in the metrics whether something is stopped here.
     pub fn meter(&self, metrics: &Metrics) {
-        let open = !self.stops().is_empty() || !self.pool.admits_login();
+        let open = !self.stops().is_empty() || self.pool.trouble().is_some();
         metrics.breaker(self.address(), open);
     }
 
@@ -167,6 +169,7 @@ impl Mailbox {
     pub fn state(&self) -> &'static str {
         match self.pool.state() {
             breaker::State::Refused => breaker::State::Refused.as_str(),
+            _ if self.pool.trouble().is_some() => "no-login",
             _ if self.stops().wide().is_some() => "stopped",
             _ if self.away().until.is_some() => "smarthost-away",
             state => state.as_str(),
@@ -191,9 +194,13 @@ impl Mailbox {
         }
     }
 
-    /// How long a new message would wait here, to be compared.
-    fn load(&self) -> impl Ord + use<> {
-        self.pool.load()
+    /// What the smarthost says of too much counts for all that goes through here.
+    pub fn heed(&self, course: &Course) {
+        match course {
+            Course::Wait(Trouble::Concurrency) => self.pool.lower(),
+            Course::Wait(Trouble::Rate) => self.pool.pause(TOO_FAST),
+            _ => {}
+        }
     }
 }
 
@@ -235,8 +242,10 @@ impl Mailboxes {
         bound: Option<&'a Arc<Mailbox>>,
         reverse_path: &str,
         size: Option<u64>,
+        recipients: usize,
     ) -> &'a Arc<Mailbox> {
-        bound.unwrap_or_else(|| &self.all[choose(&self.views(reverse_path, size))])
+        let views = || self.views(reverse_path, size, recipients);
+        bound.unwrap_or_else(|| &self.all[choose(&views())])
     }
 
     /// Another one that can send the same message now.
@@ -246,7 +255,7 @@ impl Mailboxes {
         reverse_path: &str,
         size: u64,
     ) -> Option<&Arc<Mailbox>> {
-        let views = self.views(reverse_path, Some(size));
+        let views = self.views(reverse_path, Some(size), 1);
         let is_this = |place: usize| Arc::ptr_eq(&self.all[place], mailbox);
         another(&views, is_this).map(|place| &self.all[place])
     }
@@ -294,13 +303,18 @@ impl Mailboxes {
         self.clock.now()
     }
 
-    fn views(&self, reverse_path: &str, size: Option<u64>) -> Vec<View<impl Ord + use<>>> {
+    fn views(
+        &self,
+        reverse_path: &str,
+        size: Option<u64>,
+        recipients: usize,
+    ) -> Vec<View<impl Ord + use<>>> {
         let now = self.now();
         let view = |mailbox: &Arc<Mailbox>| View {
             may: mailbox.may_send_as(reverse_path),
             fits: size.zip(mailbox.offer().size).is_none_or(|(size, most)| size <= most),
             condition: mailbox.condition(reverse_path, now),
-            load: mailbox.load(),
+            load: mailbox.pool.load(recipients),
         };
         self.all.iter().map(view).collect()
     }

@@ -152,7 +152,7 @@ impl Notifier {
     ) -> Result<bool, QueueError> {
         let id = format!("n{:08x}", fastrand::u32(..));
         // One that can send: the first may be what is broken.
-        let mailbox = Arc::clone(keeper.mailboxes.choose(None, "", None));
+        let mailbox = Arc::clone(keeper.mailboxes.choose(None, "", None, 1));
         let from = match settings.way {
             NoticeWay::Mailbox => mailbox.address(),
             NoticeWay::Smtp { .. } | NoticeWay::Command(_) => &self.from,

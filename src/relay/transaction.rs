@@ -5,12 +5,12 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::{Door, Relay, answer, attempt, mailboxes::Mailbox};
+use super::{Door, Relay, answer, attempt, course, mailboxes::Mailbox};
 use crate::{
     config::DeliveryMode,
     proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
     smarthost::{
-        connection::Lost,
+        connection::{Lost, OpenError},
         pool::{Lease, LeaseError, Who},
         transaction::{DataTransfer, MailTransaction, StepError},
     },
@@ -148,9 +148,10 @@ impl Transaction {
     pub fn mailbox(&mut self) -> Arc<Mailbox> {
         let Self { mailbox, envelope, origin, .. } = self;
         let choose = || {
-            let Envelope { reverse_path, params, .. } = envelope;
-            let bound = origin.bound.as_ref();
-            Arc::clone(origin.relay.mailboxes.choose(bound, reverse_path.as_str(), params.size))
+            let Envelope { reverse_path, params, recipients } = envelope;
+            let (bound, count) = (origin.bound.as_ref(), recipients.len().max(1));
+            let mailboxes = &origin.relay.mailboxes;
+            Arc::clone(mailboxes.choose(bound, reverse_path.as_str(), params.size, count))
         };
         Arc::clone(mailbox.get_or_insert_with(choose))
     }
@@ -330,7 +331,9 @@ impl Transaction {
             };
             tracing::warn!(id = self.id, %error, "no connection to the smarthost");
             self.origin.transcript.say(Voice::Note, &error);
-            if matches!(&error, LeaseError::Open(_)) && error.reply().is_none() {
+            // Without a token nobody has gone there.
+            let gone = |cause: &OpenError| !matches!(cause, OpenError::Login(_));
+            if matches!(&error, LeaseError::Open(cause) if gone(cause)) && error.reply().is_none() {
                 relay.mailboxes.failed(&mailbox);
             }
             let cannot = matches!(&error, LeaseError::Open(_) | LeaseError::LoginRefused(..));
@@ -355,7 +358,10 @@ impl Transaction {
 
     /// The smarthost's reply; returns what the device hears if that is a refusal.
     pub fn hear(&mut self, stage: Stage, reply: Reply) -> Reply {
-        let verdict = self.mailbox().pool.journal().judge(stage, &reply);
+        let mailbox = self.mailbox();
+        let verdict = mailbox.pool.journal().judge(stage, &reply);
+        let sender = self.envelope.reverse_path.as_str();
+        mailbox.heed(&course::of_reply(stage, &reply, &verdict, sender));
         let heard = answer::refused(stage, &reply, &verdict);
         self.rule = verdict.rule.as_str().to_owned();
         self.reply = Some(reply);

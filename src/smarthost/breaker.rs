@@ -16,6 +16,9 @@ const HEALED: [Duration; 3] = [minutes(15), minutes(30), minutes(60)];
 /// How long one waits that should heal by itself.
 const PASSING: [Duration; 5] = [minutes(1), minutes(2), minutes(4), minutes(8), minutes(15)];
 
+/// How long a login that has succeeded vouches for the next ones: the secret may be changed elsewhere any time.
+const VOUCHED: Duration = minutes(1);
+
 const fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
@@ -25,8 +28,8 @@ const fn minutes(count: u64) -> Duration {
 pub struct Breaker {
     /// The secret that this is known of.
     credential: Credential,
-    /// One has succeeded since the last refusal.
-    proven: bool,
+    /// When one has succeeded last, since the last refusal.
+    proven: Option<Duration>,
     /// The last one was refused.
     refused: Option<Refused>,
 }
@@ -79,9 +82,14 @@ impl Breaker {
         self.credential == credential
     }
 
-    /// Whether the last login succeeded; until then there should be one at a time.
-    pub fn is_proven(&self) -> bool {
-        self.proven
+    /// The secret that something is known of.
+    pub fn credential(&self) -> Credential {
+        self.credential
+    }
+
+    /// Whether a login has just succeeded; until then there should be one at a time.
+    pub fn is_proven(&self, now: Duration) -> bool {
+        self.proven.is_some_and(|at| now < at + VOUCHED)
     }
 
     /// Whether a login may be tried. If not: how long not, `None` until the secret changes.
@@ -94,12 +102,27 @@ impl Breaker {
     }
 
     /// A login has succeeded.
-    pub fn accepted(&mut self, credential: Credential) {
-        *self = Self { credential, proven: true, refused: None };
+    pub fn accepted(&mut self, credential: Credential, now: Duration) {
+        *self = Self { credential, proven: Some(now), refused: None };
     }
 
-    /// The smarthost has answered a login with something else than yes.
-    pub fn refused(&mut self, credential: Credential, verdict: &Verdict, now: Duration) {
+    /// The token that was refused is replaced by another one: that is tried at once, and counts as the same try.
+    pub fn once_more(&mut self) {
+        if let Some(refused) = &mut self.refused {
+            refused.until = Some(Duration::ZERO);
+            refused.times = refused.times.saturating_sub(1);
+        }
+    }
+
+    /// The smarthost has answered a login with something else than yes. A wrong password is presented again by
+    /// nobody; a token may become right by a setting elsewhere.
+    pub fn refused(
+        &mut self,
+        credential: Credential,
+        verdict: &Verdict,
+        is_token: bool,
+        now: Duration,
+    ) {
         if verdict.retry == Retry::Yes && verdict.scope == Scope::Connection {
             // The login was not what was refused.
             return;
@@ -107,9 +130,9 @@ impl Breaker {
         let times = self.refused.map_or(0, |refused| refused.times);
         let waits: &[Duration] = if verdict.retry == Retry::Yes { &PASSING } else { &HEALED };
         let until = now + waits[times.min(waits.len() - 1)];
-        let until = (!verdict.wrong_secret).then_some(until);
+        let until = (is_token || !verdict.wrong_secret).then_some(until);
         let refused = Some(Refused { until, times: times + 1 });
-        *self = Self { credential, proven: false, refused };
+        *self = Self { credential, proven: None, refused };
     }
 
     /// An operator's word: the next login is tried, whatever the last one met with.
@@ -121,7 +144,7 @@ impl Breaker {
     pub fn state(&self) -> State {
         match self {
             Self { refused: Some(_), .. } => State::Refused,
-            Self { proven: true, .. } => State::Ready,
+            Self { proven: Some(_), .. } => State::Ready,
             Self { .. } => State::Unproven,
         }
     }
@@ -160,18 +183,18 @@ mod tests {
             let (mut breaker, mut now) = (Breaker::default(), minutes(7));
             for wait in waits.iter().copied().map(minutes) {
                 assert_eq!(breaker.admits(now), Ok(()));
-                breaker.refused(Credential::default(), &verdict, now);
+                breaker.refused(Credential::default(), &verdict, false, now);
                 assert_eq!(breaker.admits(now), Err(Some(wait)));
                 assert_eq!(breaker.state(), State::Refused);
                 let short = now + wait - Duration::from_secs(1);
                 assert_eq!(breaker.admits(short), Err(Some(Duration::from_secs(1))));
                 now += wait;
             }
-            breaker.accepted(Credential::default());
+            breaker.accepted(Credential::default(), now);
             assert_eq!((breaker.state(), breaker.admits(now)), (State::Ready, Ok(())));
-            breaker.refused(Credential::default(), &verdict, now);
+            breaker.refused(Credential::default(), &verdict, false, now);
             assert_eq!(breaker.admits(now), Err(Some(minutes(waits[0]))), "from the beginning");
-            assert!(!breaker.is_proven());
+            assert!(!breaker.is_proven(now));
         }
     }
 
@@ -180,11 +203,11 @@ mod tests {
         let (old, new) = (Credential(1), Credential(2));
         let (mut breaker, now) = (Breaker::default(), minutes(7));
         assert!(!breaker.present(old), "nothing was known of none");
-        breaker.refused(old, &wrong_password(), now);
+        breaker.refused(old, &wrong_password(), false, now);
         assert_eq!(breaker.admits(now + minutes(10_000)), Err(None));
         breaker.try_again();
         assert_eq!(breaker.admits(now), Ok(()));
-        breaker.refused(old, &wrong_password(), now);
+        breaker.refused(old, &wrong_password(), false, now);
         assert!(!breaker.present(old), "the same");
         assert_eq!(breaker.admits(now), Err(None));
         assert!(breaker.present(new) && breaker.is_of(new));
@@ -192,11 +215,35 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_token_is_replaced_once_and_probed_like_what_a_setting_heals() {
+        let (mut breaker, mut now) = (Breaker::default(), minutes(7));
+        let refused = verdict(535, Enhanced(5, 7, 3), "Authentication unsuccessful");
+        for wait in [15, 30, 60, 60].map(minutes) {
+            breaker.refused(Credential(1), &refused, true, now);
+            breaker.once_more();
+            assert_eq!(breaker.admits(now), Ok(()), "the new token is tried");
+            breaker.refused(Credential(1), &refused, true, now);
+            assert_eq!(breaker.admits(now), Err(Some(wait)));
+            now += wait;
+        }
+    }
+
+    #[test]
+    fn a_success_vouches_for_a_minute() {
+        let (mut breaker, now) = (Breaker::default(), minutes(7));
+        assert!(!breaker.is_proven(now));
+        breaker.accepted(Credential(1), now);
+        assert!(breaker.is_proven(now + minutes(1) - Duration::from_secs(1)));
+        assert!(!breaker.is_proven(now + minutes(1)), "the secret may have been changed");
+        assert_eq!(breaker.state(), State::Ready);
+    }
+
+    #[test]
     fn a_login_that_was_not_judged_is_no_refusal() {
         let hiccup = verdict(454, Enhanced(4, 7, 0), "Temporary authentication failure");
         let (mut breaker, now) = (Breaker::default(), minutes(7));
-        breaker.accepted(Credential::default());
-        breaker.refused(Credential::default(), &hiccup, now);
-        assert!(breaker.is_proven() && breaker.admits(now).is_ok());
+        breaker.accepted(Credential::default(), now);
+        breaker.refused(Credential::default(), &hiccup, false, now);
+        assert!(breaker.is_proven(now) && breaker.admits(now).is_ok());
     }
 }

@@ -133,12 +133,15 @@ impl Desk {
     ) -> Result<Turn, Refused> {
         let cost = match who {
             Who::Relay => Cost::default(),
-            _ => Cost { messages: 1, recipients: u32::try_from(recipients).unwrap_or(u32::MAX) },
+            _ => Cost::of(recipients),
         };
         let (answer, answered) = oneshot::channel();
         let deadline = BEGINNING + deadline.saturating_duration_since(self.born);
         let number = {
             let mut state = self.state();
+            if state.closed {
+                return Err(Refused::Closed);
+            }
             state.number += 1;
             let number = state.number;
             state.turns.push(who, Ticket { number, cost, deadline, answer });
@@ -171,9 +174,9 @@ impl Desk {
     }
 
     /// About how long one more would wait: the wait that is sure, and how many are before it for each connection.
-    pub fn load(&self) -> (Duration, usize) {
+    pub fn load(&self, recipients: usize) -> (Duration, usize) {
         let (now, state) = (self.now(), self.state());
-        let bar = state.limits.bar(now, Cost { messages: 1, recipients: 1 });
+        let bar = state.limits.bar(now, Cost::of(recipients));
         let before = state.turns.len() + state.taken;
         // In hundredths, so that one in three and two in three differ.
         let crowd = 100 * before / state.limits.connections(now);
@@ -255,25 +258,32 @@ impl Desk {
         {
             let mut state = self.state();
             let State { limits, turns, taken, .. } = &mut *state;
-            while *taken < limits.connections(now)
-                && let Some(ticket) = turns.next(|ticket| limits.bar(now, ticket.cost).is_none())
-            {
-                limits.begin(ticket.cost);
-                *taken += 1;
-                next.push(ticket);
-            }
-            // Whatever bars one message bars many: seldom worth a look at each.
-            let one = Cost { messages: 1, recipients: 1 };
-            if limits.bar(now, one).is_some()
-                || !turns.is_empty() && *taken < limits.connections(now)
-            {
+            loop {
+                while *taken < limits.connections(now)
+                    && let Some(ticket) =
+                        turns.next(|ticket| limits.bar(now, ticket.cost).is_none())
+                {
+                    limits.begin(ticket.cost);
+                    *taken += 1;
+                    next.push(ticket);
+                }
+                // Whatever bars one message bars many: seldom worth a look at each.
+                let one_is_barred = limits.bar(now, Cost::of(1)).is_some();
+                if turns.is_empty() || !one_is_barred && *taken >= limits.connections(now) {
+                    break;
+                }
                 let outlasts = |ticket: &Ticket| {
                     let bar = limits.bar(now, ticket.cost);
                     bar.filter(|bar| now + bar.left() > ticket.deadline)
                 };
-                for ticket in turns.take_out(|ticket| outlasts(ticket).is_some()) {
+                let in_vain = turns.take_out(|ticket| outlasts(ticket).is_some());
+                if in_vain.is_empty() {
+                    break;
+                }
+                for ticket in in_vain {
                     barred.extend(outlasts(&ticket).map(|bar| (ticket.answer, bar)));
                 }
+                // Those behind them may go.
             }
             self.watch_the_day(&mut state, now);
             self.metrics.mailbox_waiting(&self.mailbox, state.turns.len());
@@ -363,10 +373,18 @@ impl Turn {
         self.used = true;
     }
 
-    /// One recipient more than was asked for.
-    pub fn add_recipient(&mut self) {
+    /// One recipient more than was asked for, if the day has room for it.
+    pub fn add_recipient(&mut self) -> Result<(), Bar> {
+        let (now, one) = (self.desk.now(), Cost { messages: 0, recipients: 1 });
+        let mut state = self.desk.state();
+        // A pause says nothing of what has begun.
+        if let Some(bar @ Bar::Spent(_)) = state.limits.bar(now, one) {
+            return Err(bar);
+        }
+        state.limits.begin(one);
+        drop(state);
         self.cost.recipients += 1;
-        self.desk.state().limits.begin(Cost { messages: 0, recipients: 1 });
+        Ok(())
     }
 }
 
@@ -388,7 +406,8 @@ impl Drop for Waiting<'_> {
         let is_meant = |ticket: &Ticket| ticket.number == self.number;
         let gone = self.desk.state().turns.leave(self.who, is_meant);
         if gone.is_some() {
-            self.desk.metrics.mailbox_waiting(&self.desk.mailbox, self.desk.waiting());
+            // Whoever stood behind it may go.
+            self.desk.serve();
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Credential, Target,
     breaker::{Breaker, State},
+    classify::class::Retry,
     connection::{Connection, OpenError},
     journal::Journal,
     pool::LeaseError,
@@ -42,6 +43,21 @@ pub struct Gate {
     /// Held by the one login that may run while none has succeeded yet.
     unproven: Semaphore,
     offer: Mutex<SmarthostOffer>,
+    /// Why there is nothing to log in with, if somebody has to act.
+    trouble: Mutex<Option<String>>,
+}
+
+/// Why a connection did not come about.
+struct Refused {
+    error: LeaseError,
+    /// Whoever logs in is refused, and not only for now.
+    by_login: bool,
+}
+
+impl From<LeaseError> for Refused {
+    fn from(error: LeaseError) -> Self {
+        Self { error, by_login: false }
+    }
 }
 
 impl Gate {
@@ -58,6 +74,7 @@ impl Gate {
             born: Instant::now(),
             unproven: Semaphore::new(1),
             offer: Mutex::new(offer),
+            trouble: Mutex::default(),
         }
     }
 
@@ -69,6 +86,18 @@ impl Gate {
     /// How the mailbox's login fares.
     pub fn state(&self) -> State {
         self.breaker().state()
+    }
+
+    /// Why nobody can log in until somebody has acted, in words.
+    pub fn trouble(&self) -> Option<String> {
+        let no_secret = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refused = self.state() == State::Refused;
+        no_secret.or_else(|| refused.then(|| "its login was refused".to_owned()))
+    }
+
+    /// The secret that was seen last.
+    pub fn credential(&self) -> Credential {
+        self.breaker().credential()
     }
 
     /// An operator's word: the next login is tried, whatever the last one met with.
@@ -100,7 +129,7 @@ impl Gate {
         changed: impl Fn(),
     ) -> Result<(Connection, Credential), LeaseError> {
         let mut secret = self.secret(&changed).await?;
-        let proven = self.breaker().is_proven();
+        let proven = self.breaker().is_proven(self.born.elapsed());
         let _alone = if proven { None } else { self.unproven.acquire().await.ok() };
         if !proven {
             // Whoever had the turn before may have learnt something, and the secret may have changed.
@@ -109,13 +138,14 @@ impl Gate {
         let (login, credential) = secret;
         match self.attempt(login.clone(), credential, stopping).await {
             // A token may have been taken back before its time: another one, once.
-            Err(error) if is_refusal(&error) && self.target.refused(&login) => {
+            Err(Refused { by_login: true, .. }) if self.target.refused(&login) => {
                 let (login, credential) = self.secret(&changed).await?;
-                self.breaker().try_again();
+                self.breaker().once_more();
                 self.attempt(login, credential, stopping).await
             }
             opened => opened,
         }
+        .map_err(|refused| refused.error)
     }
 
     async fn attempt(
@@ -123,24 +153,28 @@ impl Gate {
         login: Login,
         credential: Credential,
         stopping: &CancellationToken,
-    ) -> Result<(Connection, Credential), LeaseError> {
+    ) -> Result<(Connection, Credential), Refused> {
         let admitted = self.breaker().admits(self.born.elapsed());
         admitted.map_err(|left| LeaseError::LoginRefused(left, self.refusal().clone()))?;
         let transcript = self.transcripts.begin();
+        let is_token = matches!(login, Login::Token(_));
         let opening = Connection::open(&self.target, login, &self.journal, &transcript);
         let Some(result) = stopping.run_until_cancelled(opening).await else {
-            return Err(LeaseError::Stopping);
+            return Err(LeaseError::Stopping.into());
         };
+        let mut by_login = false;
         let outcome = result.as_ref().map_or_else(|error| error.stage().as_str(), |_| "ok");
         match &result {
             Ok(connection) => {
                 self.learn(connection);
-                self.breaker().accepted(credential);
+                self.breaker().accepted(credential, self.born.elapsed());
             }
             Err(OpenError::Refused(Refusal::Reply(Stage::Auth, reply))) => {
                 let verdict = self.journal.judge(Stage::Auth, reply);
                 *self.refusal() = Some(Box::new(reply.clone()));
-                self.breaker().refused(credential, &verdict, self.born.elapsed());
+                // What passes is about the server, not about who logs in.
+                by_login = verdict.retry != Retry::Yes;
+                self.breaker().refused(credential, &verdict, is_token, self.born.elapsed());
             }
             Err(_) => {}
         }
@@ -153,7 +187,9 @@ impl Gate {
             }
         }
         self.transcripts.keep(mailbox, &transcript, result.is_err());
-        result.map(|connection| (connection, credential)).map_err(failed)
+        result
+            .map(|connection| (connection, credential))
+            .map_err(|error| Refused { error: failed(error), by_login })
     }
 
     /// What to log in with now.
@@ -161,12 +197,15 @@ impl Gate {
         let (login, credential) = match self.target.login().await {
             Ok(login) => login,
             Err(error) => {
+                let lasts = (!error.is_temporary()).then(|| error.to_string());
+                *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = lasts;
                 let error = OpenError::from(error);
                 self.metrics.upstream_connect(&self.target.mailbox, error.stage().as_str());
                 self.journal.failed(&error);
                 return Err(failed(error));
             }
         };
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if self.present(credential) {
             changed();
         }
@@ -202,10 +241,4 @@ impl Gate {
 
 fn failed(error: OpenError) -> LeaseError {
     LeaseError::Open(Box::new(error))
-}
-
-/// Whether the smarthost has said no to a login.
-fn is_refusal(error: &LeaseError) -> bool {
-    matches!(error, LeaseError::Open(error)
-        if matches!(**error, OpenError::Refused(Refusal::Reply(Stage::Auth, _))))
 }

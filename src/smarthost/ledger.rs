@@ -5,14 +5,12 @@
 
 use std::{
     fs, io,
-    io::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 use tokio::sync::Notify;
 
 use super::limits::Ended;
@@ -118,10 +116,9 @@ fn page(path: &Path) -> io::Result<Page> {
 fn write(path: &Path, page: &Page) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut new = NamedTempFile::new_in(folder)?;
-    new.write_all(&serde_json::to_vec(page)?)?;
-    new.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    let new = path.with_extension("json.new");
+    fs::write(&new, serde_json::to_vec(page)?)?;
+    fs::rename(&new, path)
 }
 
 /// An address as the name of a file: what is special to a file system is written as its number.

@@ -51,6 +51,13 @@ pub struct Cost {
     pub recipients: u32,
 }
 
+impl Cost {
+    /// That of a message to so many recipients.
+    pub fn of(recipients: usize) -> Self {
+        Self { messages: 1, recipients: u32::try_from(recipients).unwrap_or(u32::MAX) }
+    }
+}
+
 /// What a mailbox may do, and what it has done.
 #[derive(Debug)]
 pub struct Limits {
@@ -187,8 +194,11 @@ impl Limits {
 
     /// A transaction begins.
     pub fn begin(&mut self, cost: Cost) {
-        self.messages.under_way += cost.messages;
-        self.recipients.under_way += cost.recipients;
+        for (window, count) in
+            [(&mut self.messages, cost.messages), (&mut self.recipients, cost.recipients)]
+        {
+            window.under_way = window.under_way.saturating_add(count);
+        }
     }
 
     /// One that has begun is over; `used` if the smarthost has heard of it.
@@ -230,7 +240,7 @@ impl Window {
         let grains = now.as_nanos() / self.grain.as_nanos().max(1) + 1;
         let end = self.grain.saturating_mul(u32::try_from(grains).unwrap_or(u32::MAX));
         match self.ended.back_mut() {
-            Some((last, ended)) if *last >= end => *ended += count,
+            Some((last, ended)) if *last >= end => *ended = ended.saturating_add(count),
             _ => self.ended.push_back((end, count)),
         }
     }
@@ -243,7 +253,8 @@ impl Window {
 
     fn counted(&self, now: Duration) -> u32 {
         let recent = self.ended.iter().filter(|(at, _)| *at + self.span > now);
-        recent.map(|(_, count)| count).sum::<u32>() + self.under_way
+        // What was read from a file may be anything.
+        recent.fold(self.under_way, |sum, (_, count)| sum.saturating_add(*count))
     }
 
     /// How long until so many more may begin, at least; `None`: they may now. More than there may be at all wait until
@@ -258,7 +269,7 @@ impl Window {
             return None;
         }
         for (at, ended) in self.ended.iter().filter(|(at, _)| *at + self.span > now) {
-            counted -= ended;
+            counted = counted.saturating_sub(*ended);
             if counted <= room {
                 return Some(*at + self.span - now);
             }

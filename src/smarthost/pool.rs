@@ -241,6 +241,16 @@ impl Pool {
         self.gate.state()
     }
 
+    /// Why nobody can log in until somebody has acted, in words.
+    pub fn trouble(&self) -> Option<String> {
+        self.gate.trouble()
+    }
+
+    /// The secret that was seen last: it is looked at every few seconds.
+    pub fn credential(&self) -> Credential {
+        self.gate.credential()
+    }
+
     /// An operator's word: the next login is tried, whatever the last one met with.
     pub fn try_again(&self) {
         self.gate.try_again();
@@ -304,9 +314,10 @@ impl Pool {
         self.desk.left()
     }
 
-    /// About how long one more message would wait for its turn: of two mailboxes the one with less takes it.
-    pub fn load(&self) -> (Duration, usize) {
-        self.desk.load()
+    /// About how long a message to so many recipients would wait for its turn: of two mailboxes the one with less
+    /// takes it.
+    pub fn load(&self, recipients: usize) -> (Duration, usize) {
+        self.desk.load(recipients)
     }
 
     /// Lends a connection for a message to so many recipients, within `wait`: waiting for a turn, dialling, TLS and
@@ -537,8 +548,8 @@ impl Lease {
     }
 
     /// One recipient more than the lease was asked for.
-    pub(super) fn add_recipient(&mut self) {
-        self.turn.add_recipient();
+    pub(super) fn add_recipient(&mut self) -> Result<(), Bar> {
+        self.turn.add_recipient()
     }
 
     pub(super) fn connection_mut(&mut self) -> &mut Connection {

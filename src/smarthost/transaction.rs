@@ -222,6 +222,15 @@ fn closing() -> Reply {
     Reply::new(421, None, "closing")
 }
 
+/// The answer for one recipient more than the mailbox may send to (RFC 5321 section 4.5.3.1.10): the others go.
+fn day_is_full() -> Reply {
+    Reply::new(
+        452,
+        Enhanced(4, 5, 3),
+        "the mailbox has sent to as many recipients as it may in a day; try again later",
+    )
+}
+
 /// The refusal of an address that the smarthost may not be asked about (RFC 6531 section 3.5).
 fn outside_ascii() -> Reply {
     Reply::new(
@@ -235,7 +244,9 @@ impl MailTransaction {
     /// Names one more recipient.
     pub async fn rcpt(&mut self, recipient: &ForwardPath, wait: Duration) -> Result<Reply, Lost> {
         let Some(rcpt) = rcpt_command(recipient, self.smtputf8) else { return Ok(outside_ascii()) };
-        self.lease.add_recipient();
+        if self.lease.add_recipient().is_err() {
+            return Ok(day_is_full());
+        }
         let replies = self.lease.connection_mut().exchange(&[rcpt], true, wait).await?;
         Ok(replies.into_iter().next().unwrap_or_else(closing))
     }

@@ -20,7 +20,7 @@ struct Relay {
     endpoint: Endpoint,
     service: Service,
     sandbox: Sandbox,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 async fn relay(answers: impl IntoIterator<Item = Answer>, delivery: &str) -> Relay {
@@ -35,7 +35,7 @@ async fn relay(answers: impl IntoIterator<Item = Answer>, delivery: &str) -> Rel
     let mut oauth = application(&endpoint, folder.path());
     oauth.client_secret_expires = Some(jiff::civil::date(2027, 5, 31));
     config.mailboxes[0].auth = MailboxAuth::XOAuth2 { token: TokenSource::OAuth(oauth) };
-    Relay { endpoint, service: Service::start(config).await.unwrap(), sandbox, _folder: folder }
+    Relay { endpoint, service: Service::start(config).await.unwrap(), sandbox, folder }
 }
 
 impl Relay {
@@ -113,7 +113,25 @@ async fn without_a_token_mail_waits_or_is_held_until_there_is_one() {
     let wrong = Answer::error("invalid_client", "AADSTS7000215: Invalid client secret");
     let wrong = relay([wrong], common::KEEP).await;
     assert!(wrong.send().await.starts_with("250 2.0.0 queued, id "));
-    assert_eq!(wrong.mailbox().await["stopped"], serde_json::json!(["credential"]));
+    let mailbox = wrong.mailbox().await;
+    assert_eq!(mailbox["stopped"], serde_json::json!(["credential"]));
+    let ready = common::get(wrong.service.admin().unwrap(), "/readyz", "").await;
+    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.contains("AADSTS7000215"), "{ready}");
+    // The right secret is all that it takes.
+    wrong.endpoint.answers([Answer::token(1, 3600)]);
+    fs::write(wrong.folder.path().join("client-secret"), "the right one").unwrap();
+    wrong.sandbox.delivered(1).await;
+}
+
+#[tokio::test]
+async fn without_a_token_nobody_is_called_ready_in_stream_mode_either() {
+    let wrong = Answer::error("invalid_client", "AADSTS7000215: Invalid client secret");
+    let relay = relay([wrong.clone(), wrong], common::STREAM).await;
+    assert!(relay.send().await.starts_with("451 4.7.0 waiting for the relay's operator"));
+    let mailbox = relay.mailbox().await;
+    assert_eq!(mailbox["state"], "no-login", "{mailbox}");
+    let ready = common::get(relay.service.admin().unwrap(), "/readyz", "").await;
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
 }
 
 /// The token stands in a file that somebody else writes.
