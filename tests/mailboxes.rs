@@ -104,6 +104,18 @@ async fn a_device_is_bound_by_its_address() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_that_is_told_by_its_login_has_its_name() {
+    let more = format!("{TWO}[[device]]\nname = \"panel\"\nlogin = \"alarm\"\n");
+    let listener = "auth = \"offer\"\nauth_without_tls = true\naccept_any_credentials = true";
+    let house = InMemory::build(Plan { listener, delivery: SPOOL, ..plan(&more) }).await;
+    let mut device = house.device().await;
+    let secret = BASE64_STANDARD.encode("\0alarm\0anything");
+    device.say(&format!("AUTH PLAIN {secret}")).await.unwrap();
+    taken(&device.send("a@example.com", &["b@example.com"], MESSAGE).await.unwrap().to_string());
+    assert_eq!(queue(&house).await[0].device, "panel");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_binds_and_so_does_a_listener() {
     let folder = tempfile::tempdir().unwrap();
     let users_file = folder.path().join("users.txt");

@@ -16,6 +16,11 @@ impl Stamp {
         let metadata = fs::metadata(path).ok();
         Self(metadata.map(|file| (file.ino(), file.len(), file.ctime(), file.ctime_nsec())))
     }
+
+    /// Whether there was no file to be seen.
+    pub fn is_absent(self) -> bool {
+        self.0.is_none()
+    }
 }
 
 /// Why a file cannot be read: what the system said and, where permissions are in the way, which.

@@ -45,8 +45,8 @@ impl Devices {
         by_address().or_else(by_line).or_else(by_name).or(listener)
     }
 
-    /// The device with this login. Some make an address of whatever name they are given (devices.md row 12).
-    fn logged_in(&self, user: &str) -> Option<&Device> {
+    /// The device with this login. Some devices make an address of whatever name they are given (devices.md row 12).
+    pub fn logged_in(&self, user: &str) -> Option<&Device> {
         let name = user.split('@').next().unwrap_or_default();
         let is = |known: &str| known == user || known == name;
         self.0.iter().find(|device| matches!(&device.who, DeviceMatch::Login(login) if is(login)))

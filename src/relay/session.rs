@@ -262,6 +262,11 @@ impl Driver {
             mailboxes.find(named).map(|mailbox| mailbox.address())
         });
         let login = login.as_ref().map(|(user, _)| LoggedIn { user, mailbox });
+        if let (None, Some(device)) =
+            (devices.at(self.peer), login.and_then(|login| devices.logged_in(login.user)))
+        {
+            self.device = device.name.as_str().into();
+        }
         let bound = devices.mailbox(self.peer, login, self.door.listener.mailbox.as_deref());
         self.bound = bound.and_then(|address| mailboxes.find(address)).cloned();
     }

@@ -48,6 +48,9 @@ impl Certificate {
         let seen = stamps(&files);
         let kept = |names: &[&str]| Identity::read_or_make(&config.state_dir, names);
         let (doors, shown) = doors(config, kept, metrics).await?;
+        // One that was only made just now has not changed.
+        let made = seen.iter().any(|stamp| stamp.is_absent());
+        let seen = if made { stamps(&files) } else { seen };
         Ok((doors, Self { files, seen, shown }))
     }
 

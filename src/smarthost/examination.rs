@@ -35,6 +35,8 @@ use crate::{
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long one reply may take: Exchange Online delays its answer to a bad login.
 const REPLY: Duration = Duration::from_secs(20);
+/// The rule of a mailbox that sends as much as it may.
+const TOO_FAST: &str = "message-rate";
 /// The rule that knows Exchange Online's answer to a token that it does not take.
 const TOKEN_REFUSED: &str = "login-refused";
 /// How long the verdict on a test message may take.
@@ -440,12 +442,14 @@ impl Walk<'_> {
     /// The smarthost has said no: what that means is in the catalogue.
     fn refused(&mut self, step: &str, stage: Stage, reply: &Reply) {
         let Verdict { rule, meaning, remedy, .. } = self.journal.judge(stage, reply);
+        // A relay that is busy with this mailbox uses up what it may send: nothing is wrong with the way.
+        let busy = rule.as_str() == TOO_FAST;
         // Exchange Online gives no reason; the token does.
         let known = (rule.as_str() == TOKEN_REFUSED).then(|| self.refused_token()).flatten();
         let (meaning, remedy) = known.unwrap_or_else(|| (meaning.to_string(), remedy.to_vec()));
         (self.tell)(Finding {
             step: step.to_owned(),
-            outcome: Outcome::Failed,
+            outcome: if busy { Outcome::Warning } else { Outcome::Failed },
             found: format!(
                 "the smarthost says {}. {meaning}",
                 reply.to_string().trim_end_matches('.')

@@ -65,7 +65,7 @@ pub enum PlaceError {
     #[error("the spool {} is not a folder: move it aside or set spool.directory to another one", .0.display())]
     NoFolder(PathBuf),
     /// It is somebody else's.
-    #[error("the spool {path} belongs to user {owner} and this program runs as user {ours}: run it as user {owner}, or `chown -R {ours} {path}`", path = path.display())]
+    #[error("the spool {path} belongs to user {owner} and this program runs as user {ours}: {next}", path = path.display(), next = as_whom(*owner, *ours, path))]
     Owner {
         /// The folder.
         path: PathBuf,
@@ -290,6 +290,14 @@ fn network_name(magic: u32) -> Option<&'static str> {
         0xBACB_ACBC => "a VMware shared folder",
         _ => return None,
     })
+}
+
+/// What to do about a folder of somebody else's. Who is root can be anybody, and should not take it from the relay.
+fn as_whom(owner: u32, ours: u32, path: &Path) -> String {
+    if ours == 0 {
+        return format!("run it as user {owner}: sudo -u '#{owner}' smtp-uplift …");
+    }
+    format!("run it as user {owner}, or `chown -R {ours} {}`", path.display())
 }
 
 #[cfg(test)]

@@ -50,6 +50,18 @@ fn an_application_with_a_secret() {
 }
 
 #[test]
+fn another_tenant_in_the_address_of_the_endpoint_is_told() {
+    let url = |tenant| {
+        let url = format!("https://login.test/{tenant}/oauth2/v2.0/token");
+        accepted(&app(&format!("client_secret = {{ file = \"token\" }}\ntoken_url = \"{url}\"")))
+    };
+    assert!(url("contoso.test").warnings.is_empty());
+    let warned = &url("fabrikam.test").warnings[0];
+    assert_eq!(warned.key, "mailbox.oauth.tenant");
+    assert!(warned.reason.contains("https://login.test/fabrikam.test/"), "{warned:?}");
+}
+
+#[test]
 fn an_application_with_a_certificate() {
     let folder = folder();
     let keys = "certificate = \"client.crt\"\nprivate_key = { file = \"client.key\" }";

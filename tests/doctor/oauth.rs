@@ -181,7 +181,7 @@ async fn a_certificate_that_has_ended_is_named() {
     says(&remedies[0], &["Make a new certificate", "upload it to the app registration"]);
     let (found, remedies) = practice.failure("token request").await;
     says(&found, &["app.crt has expired on "]);
-    says(&remedies[0], &["upload it to the app registration"]);
+    says(&remedies[0], &["to the app registration"]);
 }
 
 #[tokio::test]

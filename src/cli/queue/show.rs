@@ -20,6 +20,8 @@ use crate::{
 
 /// Octets of the header section that are shown.
 const HEADER: usize = 8 * 1024;
+/// What a reason begins with where there was nothing to log in with.
+const NO_TOKEN: &str = "no token: ";
 /// Replies that are explained; more would hide the rest.
 const REPLIES: usize = 3;
 
@@ -75,6 +77,10 @@ fn verdicts(detail: &Detail, own: Option<&Path>) -> Vec<(String, Verdict)> {
     let others = detail.recipients.iter().filter(|it| it.state != RecipientState::Delivered);
     let mut verdicts: Vec<(String, Verdict)> = Vec::new();
     for (reply, rule) in about.into_iter().chain(others.map(|it| (it.reply.as_str(), ""))) {
+        // Our own words: the smarthost was never asked.
+        if reply.starts_with(NO_TOKEN) {
+            continue;
+        }
         let verdict = verdict(&catalogue, reply, rule);
         let known = verdict.code.is_some() || !verdict.is_unknown();
         if known && verdicts.iter().all(|(_, other)| other.rule != verdict.rule) {
@@ -165,6 +171,13 @@ fn tell(detail: &Detail, header: &str, verdicts: &[(String, Verdict)], now: Time
     for (reply, verdict) in verdicts {
         say!();
         say!("{}", explain::text(verdict, reply).trim_end());
+    }
+    if detail.summary.reason.starts_with(NO_TOKEN) {
+        say!();
+        say!(
+            "There was no token to log in with: smtp-uplift doctor walks the way to one and says at each step what to do. \
+             A new secret or sign-in has held mail tried by itself within seconds."
+        );
     }
     section("Header section", header);
     section("What was said", &detail.transcript);

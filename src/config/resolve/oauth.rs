@@ -186,6 +186,14 @@ impl Keys {
             table.warning("scope", reason, format!("add {OFFLINE}, or remove scope"));
         }
         let tenant = self.tenant.unwrap_or_default();
+        if let Some(url) = self.token_url.as_ref().filter(|url| is_of_another(url, &tenant)) {
+            let reason = format!("not used: tokens are asked for at {url}");
+            table.warning(
+                "tenant",
+                reason,
+                "write the same tenant into token_url, or remove one of them",
+            );
+        }
         Some(OAuth {
             flow,
             token_url: self.token_url.unwrap_or_else(|| self.cloud.token_url(&tenant)),
@@ -289,6 +297,11 @@ fn date(value: &DeValue<'_>) -> Result<Date, Complaint> {
         Date::new(i16::try_from(date.year).ok()?, month, day).ok()
     })
     .ok_or_else(|| Complaint::new("it is not a date alone", hint))
+}
+
+/// Whether this asks the identity platform for tokens of another tenant.
+fn is_of_another(url: &str, tenant: &str) -> bool {
+    url.strip_suffix("/oauth2/v2.0/token").is_some_and(|rest| !rest.ends_with(tenant))
 }
 
 /// Secrets and tokens go there. It is not quoted, since it might hold a password.

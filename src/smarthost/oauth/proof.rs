@@ -157,8 +157,9 @@ impl Proof {
         if let Some(end) = at(shown.not_after()).filter(|end| *end <= now) {
             return Err(TokenError::local(
                 format!("no token: the certificate {name} has expired on {end}"),
-                "Make a new one (openssl req -x509 -newkey rsa:2048 …), upload it to the app registration and name it in certificate: \
-                 the relay takes it up by itself",
+                "Make a new one: openssl req -x509 -newkey rsa:2048 -nodes -keyout app.key -out app.crt -days 365 -subj /CN=smtp-uplift; upload \
+                 app.crt to the app registration; then write both over the files that certificate and private_key name, which the \
+                 relay takes up by itself, or name the new ones and restart it",
             ));
         }
         if let Some(begin) = at(shown.not_before()).filter(|begin| *begin > now) {
