@@ -108,14 +108,21 @@ impl Store {
         })
     }
 
-    /// Keeps a sign-in in the place of `former`. Returns whether it did: somebody else's that has come meanwhile
-    /// stays.
+    /// Keeps a sign-in in the place of `former`, or of one that it follows from. Returns whether it did: somebody
+    /// else's that has come meanwhile stays.
     pub(super) fn replace(
         &self,
         former: Option<&SignIn>,
         new: &SignIn,
     ) -> Result<bool, TokenError> {
-        self.write(new, || Ok(self.read()?.as_ref() == former))
+        self.write(new, || match self.read() {
+            Ok(found) => {
+                Ok(found.as_ref() == former || found.is_some_and(|found| found.id == new.id))
+            }
+            // What nobody could read then is worth nothing now.
+            Err(_) if former.is_none() => Ok(true),
+            Err(error) => Err(error),
+        })
     }
 
     /// Keeps a sign-in, whatever was there.
@@ -251,7 +258,7 @@ fn explained(path: &Path, cause: io::Error) -> io::Error {
     if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
         return strange(path, "is a link, which is not followed");
     }
-    io::Error::other(unreadable(path, &cause))
+    io::Error::other(format!("{}: {}", path.display(), unreadable(path, &cause)))
 }
 
 /// Somebody has put there what the relay does not.
@@ -316,8 +323,12 @@ mod tests {
         fs::set_permissions(store.path(), Permissions::from_mode(0o644)).unwrap();
         fs::set_permissions(&store.folder, Permissions::from_mode(0o755)).unwrap();
         assert_eq!(store.open_mode(), Some(0o644));
-        let two = sign_in("secret-2");
+        let two = SignIn { id: "two".into(), ..sign_in("secret-2") };
         assert!(!store.replace(None, &two).unwrap(), "there is another one meanwhile");
+        let next = sign_in("secret-1-next");
+        assert!(store.replace(None, &next).unwrap(), "it follows from what is there");
+        assert!(!store.replace(Some(&one), &two).unwrap());
+        assert!(store.replace(None, &one).unwrap());
         assert!(store.replace(Some(&one), &two).unwrap());
         assert_eq!((mode(store.path()), mode(&store.folder)), (0o600, 0o700));
         let left: Vec<_> =
