@@ -9,7 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -133,7 +133,7 @@ async fn somebody_signs_in_with_a_code_on_another_device() {
         Answer::error("authorization_pending", "AADSTS70016: pending"),
         granted(MAILBOX),
     ]);
-    let before = Instant::now();
+    let before = tokio::time::Instant::now();
     let (code, out, err) = run(&mut desk.command(&["Scanner@example.com"])).await;
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     assert!(
