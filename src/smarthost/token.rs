@@ -92,7 +92,8 @@ pub(super) fn application(token: &str) -> Option<Application> {
 /// By how many seconds this machine's clock is behind that of whoever has just made a token, if by too many; below 0
 /// it is ahead.
 pub(super) fn behind(token: &str, now: jiff::Timestamp) -> Option<i64> {
-    let behind = claims(token)?.iat? - now.as_second();
+    // Whatever somebody writes there; the positive of the least number is none.
+    let behind = claims(token)?.iat?.saturating_sub(now.as_second()).max(-i64::MAX);
     (!(-(SKEW + DATED_BACK)..=SKEW).contains(&behind)).then_some(behind)
 }
 
@@ -121,7 +122,7 @@ fn judge(claims: &Claims, now: i64) -> (Outcome, String, &'static str) {
     if let Some(exp) = claims.exp.filter(|exp| *exp <= now) {
         (
             Outcome::Failed,
-            format!("{what}, ended {} hours ago", (now - exp) / 3600),
+            format!("{what}, ended {} hours ago", now.saturating_sub(exp) / 3600),
             "Whatever renews the token has stopped, or this machine's clock is wrong",
         )
     } else if audience.contains(GRAPH) {
@@ -133,7 +134,9 @@ fn judge(claims: &Claims, now: i64) -> (Outcome, String, &'static str) {
     } else if !claims.sends() {
         (Outcome::Warning, what, GRANT)
     } else {
-        let left = claims.exp.map(|exp| format!(", good for {} more minutes", (exp - now) / 60));
+        let left = claims
+            .exp
+            .map(|exp| format!(", good for {} more minutes", exp.saturating_sub(now) / 60));
         (Outcome::Ok, format!("{what}{}", left.unwrap_or_default()), "")
     }
 }
@@ -173,6 +176,26 @@ mod tests {
             assert_eq!(behind(&token(&format!("{{\"iat\":{iat}}}")), now), told, "{iat}");
         }
         assert_eq!(behind("opaque", now), None);
+    }
+
+    #[test]
+    fn any_number_is_a_time() {
+        let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+        let with = |number: i64| {
+            token(&format!(
+                r#"{{"aud":"a","roles":["SMTP.SendAsApp"],"iat":{number},"exp":{number}}}"#
+            ))
+        };
+        for before in [now, jiff::Timestamp::from_second(-1).unwrap()] {
+            for number in [i64::MIN, i64::MIN + 1, i64::MAX] {
+                assert!(behind(&with(number), before).unwrap().abs() > 1 << 60, "{number}");
+            }
+        }
+        assert_eq!(examine(&with(i64::MIN)).outcome, Outcome::Failed);
+        assert_eq!(examine(&with(i64::MAX)).outcome, Outcome::Ok);
+        let long_ago = claims(&with(i64::MAX)).unwrap();
+        assert_eq!(judge(&long_ago, -1).0, Outcome::Ok);
+        assert_eq!(expires(&with(i64::MIN)), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
 
 use super::{
@@ -131,8 +133,13 @@ async fn somebody_signs_in_with_a_code_on_another_device() {
         Answer::error("authorization_pending", "AADSTS70016: pending"),
         granted(MAILBOX),
     ]);
+    let before = tokio::time::Instant::now();
     let (code, out, err) = run(&mut desk.command(&["Scanner@example.com"])).await;
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(
+        before.elapsed() >= Duration::from_secs(2),
+        "a second before each question, though it says 0"
+    );
     for line in [
         "Open https://microsoft.com/devicelogin in a browser, on any device,",
         "enter the code ABCD-1234 and sign in as scanner@example.com. There are 15 minutes for it.",
@@ -240,6 +247,7 @@ async fn who_is_refused_in_the_browser_hears_why() {
 
 #[tokio::test]
 async fn each_way_to_fail_has_its_exit_code_and_its_next_step() {
+    let mut all = JoinSet::new();
     for (answers, code, found) in [
         (
             vec![begun(0), Answer::error("invalid_grant", "AADSTS53003: Access has been blocked")],
@@ -274,14 +282,18 @@ async fn each_way_to_fail_has_its_exit_code_and_its_next_step() {
         (vec![Answer::new(200, "<html>")], 75, "answers with a web page"),
         (vec![begun(0), Answer::token(1, 3600)], 78, "offline_access"),
     ] {
-        let desk = Desk::new().await;
-        desk.endpoint.answers(answers);
-        let (given, out, err) = run(&mut desk.command(&[MAILBOX])).await;
-        assert_eq!(given, code, "{out}{err}");
-        assert!(err.to_lowercase().contains(&found.to_lowercase()), "{found} in {err}");
-        assert!(err.starts_with("smtp-uplift: ") && err.trim_end().lines().count() == 1, "{err}");
-        assert!(!desk.kept().exists());
+        all.spawn(async move {
+            let desk = Desk::new().await;
+            desk.endpoint.answers(answers);
+            let (given, out, err) = run(&mut desk.command(&[MAILBOX])).await;
+            assert_eq!(given, code, "{out}{err}");
+            assert!(err.to_lowercase().contains(&found.to_lowercase()), "{found} in {err}");
+            assert!(err.starts_with("smtp-uplift: "), "{err}");
+            assert_eq!(err.trim_end().lines().count(), 1, "{err}");
+            assert!(!desk.kept().exists());
+        });
     }
+    all.join_all().await;
     let desk = Desk::new().await;
     for (mailbox, code, found) in [
         ("nobody@example.com", 64, "name one of scanner@example.com, other@example.com"),
@@ -371,6 +383,51 @@ async fn a_relay_at_trace_level_tells_no_secret() {
     for secret in [SECRET, REFRESH, "the-next-refresh-token", super::TOKEN] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }
+}
+
+/// The relay's user owns the folder, and has put a link where root writes.
+#[tokio::test]
+async fn root_follows_no_link_of_the_relays_user() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can give a file away");
+        return;
+    }
+    let desk = Desk::new().await;
+    desk.endpoint.answers([begun(0), granted(MAILBOX)]);
+    let (target, state) = (desk.folder.path().join("target"), desk.folder.path().join("state"));
+    fs::write(&target, "of root").unwrap();
+    let tokens = state.join("tokens");
+    fs::create_dir_all(&tokens).unwrap();
+    std::os::unix::fs::symlink(&target, tokens.join("lock")).unwrap();
+    for folder in [&state, &tokens] {
+        std::os::unix::fs::chown(folder, Some(65_534), Some(65_534)).unwrap();
+    }
+    let (code, _, err) = run(&mut desk.command(&[MAILBOX])).await;
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("tokens/lock is a link, which is not followed; delete it"), "{err}");
+    assert_eq!(fs::metadata(&target).unwrap().uid(), 0);
+    assert!(!desk.kept().exists());
+}
+
+/// Nothing can take the place of a folder: the sign-in goes on in memory, and the log tells.
+#[tokio::test]
+async fn a_relay_that_cannot_write_says_so_with_the_next_step() {
+    let lines = "flow = \"refresh-token\"\nrefresh_token = { file = \"refresh\" }";
+    let desk = Desk::with(Endpoint::start().await, lines);
+    private(desk.folder.path(), "refresh", REFRESH);
+    fs::create_dir_all(desk.kept()).unwrap();
+    desk.endpoint.answers([Answer::tokens(1, 3600, SECRET)]);
+    let mut child = desk.command(&[]);
+    let mut child = relay(&mut child, &desk, "info").spawn().unwrap();
+    let log = until(&mut child, "a new access token").await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for part in
+        [&*desk.kept().display().to_string(), "cannot be written: ", "in memory", "Make room on"]
+    {
+        assert!(log.contains(part), "{part} in {log}");
+    }
+    assert!(!log.contains(SECRET) && !log.contains(REFRESH), "{log}");
 }
 
 /// The same command line, but for `run`.

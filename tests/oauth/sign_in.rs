@@ -122,15 +122,92 @@ async fn without_a_sign_in_somebody_is_told_to_sign_in() {
     assert!(desk.endpoint.asked().is_empty());
 }
 
+/// The configured refresh token is asked with for the first time, and `smtp-uplift login` is quicker.
 #[tokio::test]
-async fn what_cannot_be_kept_is_not_used() {
+async fn a_sign_in_that_comes_during_the_first_request_is_not_lost() {
     let desk = Desk::with(signed_in).await;
     desk.endpoint.answers([Answer::tokens(1, 3600, "second")]);
-    fs::write(desk.folder.path().join("state"), "").unwrap();
-    let said = desk.token().await.unwrap_err();
-    assert!(said.contains("scanner@example.com.json cannot be "), "{said}");
-    fs::remove_file(desk.folder.path().join("state")).unwrap();
-    assert_eq!(desk.token().await, token(1));
+    desk.token().await.unwrap();
+    let kept = fs::read_to_string(desk.kept()).unwrap();
+    let id = kept.split("\"id\": \"").nth(1).unwrap().split('"').next().unwrap();
+    let new = kept.replace("\"second\"", "\"third\"").replace(id, "somebody");
+
+    let desk = Desk::with(signed_in).await;
+    desk.endpoint.answers([Answer::tokens(1, 3600, "lost").held(), Answer::token(2, 3600)]);
+    let tokens = desk.tokens().clone();
+    let asking = tokio::task::JoinSet::from_iter([async move { tokens.token().await.map(|_| ()) }]);
+    desk.endpoint.asked_times(1).await;
+    fs::create_dir_all(desk.kept().parent().unwrap()).unwrap();
+    fs::write(desk.kept(), &new).unwrap();
+    desk.endpoint.let_go();
+    asking.join_all().await.remove(0).unwrap();
+    assert_eq!(fs::read_to_string(desk.kept()).unwrap(), new);
+    assert_eq!(desk.token().await, token(2));
+    assert_eq!(used(&desk), [REFRESH, "third"]);
+}
+
+/// As when the disk is full: the folder of the sign-ins cannot be entered.
+#[tokio::test]
+async fn what_cannot_be_written_is_used_and_written_later() {
+    let mut desk = Desk::with(signed_in).await;
+    desk.endpoint
+        .answers([1, 2, 3].map(|number| Answer::tokens(number, 3600, &format!("next-{number}"))));
+    let state = desk.folder.path().join("state");
+    fs::write(&state, "").unwrap();
+    for _ in 0..3 {
+        assert_eq!(desk.token().await, token(1));
+    }
+    assert_eq!(desk.endpoint.asked().len(), 1);
+    pass(3600).await;
+    assert_eq!(desk.token().await, token(2), "with what came with the first one");
+    fs::remove_file(&state).unwrap();
+    pass(11).await;
+    assert_eq!(desk.token().await, token(2));
     let folder = desk.kept().parent().unwrap().to_owned();
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
+    assert!(fs::read_to_string(desk.kept()).unwrap().contains("\"next-2\""));
+    desk.restart();
+    assert_eq!(desk.token().await, token(3));
+    assert_eq!(used(&desk), [REFRESH, "next-1", "next-2"]);
+}
+
+/// The lock cannot be opened while the sign-in can be read.
+#[tokio::test]
+async fn a_sign_in_in_memory_gives_way_to_a_newer_one() {
+    let desk = Desk::with(signed_in).await;
+    desk.endpoint.answers(
+        [1, 2, 3, 4].map(|number| Answer::tokens(number, 3600, &format!("next-{number}"))),
+    );
+    assert_eq!(desk.token().await, token(1));
+    let lock = desk.kept().with_file_name("lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    for number in [2, 3] {
+        pass(3600).await;
+        assert_eq!(desk.token().await, token(number));
+    }
+    let kept = fs::read_to_string(desk.kept()).unwrap();
+    assert!(kept.contains("\"next-1\""), "{kept}");
+    assert_eq!(used(&desk), [REFRESH, "next-1", "next-2"]);
+    let id = kept.split("\"id\": \"").nth(1).unwrap().split('"').next().unwrap();
+    let new = kept.replace("\"next-1\"", "\"newer\"").replace(id, "somebody");
+    fs::write(desk.kept(), &new).unwrap();
+    assert_eq!(desk.token().await, token(4));
+    assert_eq!(used(&desk)[3], "newer");
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_kept_though_the_access_token_is_none() {
+    let desk = Desk::with(signed_in).await;
+    let strange = serde_json::json!({
+        "token_type": "mac", "access_token": "a", "expires_in": 3600, "refresh_token": "second"
+    });
+    desk.endpoint.answers([Answer::json(200, &strange), Answer::tokens(1, 3600, "third")]);
+    let said = desk.token().await.unwrap_err();
+    assert!(said.contains("not of the type Bearer"), "{said}");
+    assert_eq!(desk.token().await.unwrap_err(), said, "it is left alone for a while");
+    assert_eq!(desk.endpoint.asked().len(), 1);
+    pass(7).await;
+    assert_eq!(desk.token().await, token(1));
+    assert_eq!(used(&desk), [REFRESH, "second"]);
 }

@@ -116,6 +116,31 @@ async fn the_endpoint_is_left_alone_after_a_failure() {
     assert_eq!(desk.token().await, token(1));
 }
 
+/// Whatever the status is, if only the error passes.
+#[tokio::test]
+async fn an_endpoint_that_is_busy_for_so_long_is_left_alone_for_so_long() {
+    let busy = || Answer::error("temporarily_unavailable", "").header("retry-after", "600");
+    for answer in [busy(), Answer::new(408, "").header("retry-after", "600")] {
+        let desk = Desk::new().await;
+        desk.endpoint.answers([answer, Answer::token(1, 3600)]);
+        desk.token().await.unwrap_err();
+        pass(599).await;
+        desk.token().await.unwrap_err();
+        assert_eq!(desk.endpoint.asked().len(), 1);
+        pass(300).await;
+        assert_eq!(desk.token().await, token(1));
+    }
+}
+
+#[tokio::test]
+async fn a_trouble_of_a_moment_costs_a_moment() {
+    let desk = Desk::new().await;
+    desk.endpoint.answers([Answer::new(503, ""), Answer::token(1, 3600)]);
+    desk.token().await.unwrap_err();
+    pass(7).await;
+    assert_eq!(desk.token().await, token(1));
+}
+
 #[tokio::test]
 async fn a_new_secret_is_tried_at_once() {
     let desk = Desk::new().await;

@@ -15,7 +15,16 @@ use super::TokenError;
 /// A token is renewed so long before its end, if it lives long enough.
 const AHEAD: Duration = Duration::from_secs(300);
 /// How long nobody is asked after a failure that passes, by how many there were.
-const PASSING: [Duration; 5] = [minutes(1), minutes(2), minutes(5), minutes(10), minutes(15)];
+const PASSING: [Duration; 7] = [
+    // Most are over at once; what is not is left alone.
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    minutes(1),
+    minutes(2),
+    minutes(5),
+    minutes(10),
+    minutes(15),
+];
 /// How long after one that waits for somebody.
 const SETTING: [Duration; 3] = [minutes(15), minutes(30), minutes(60)];
 /// So long after a token was asked for because the last one was refused, no refusal asks for another.
@@ -98,6 +107,13 @@ impl<T: Clone> Cache<T> {
         self.identity = Some(identity);
         self.held = Some(Held { token, ends: now + life, renew: now + life - ahead });
         self.failed = None;
+    }
+
+    /// What tokens are asked for with has a successor, of the same worth.
+    pub(super) fn succeeded(&mut self, former: Identity, next: Identity) {
+        if self.identity == Some(former) {
+            self.identity = Some(next);
+        }
     }
 
     /// None has come; `chance` between 0 and 1 spreads the wait. What is mended here is looked at each time, and what
@@ -203,17 +219,17 @@ mod tests {
     fn a_good_token_is_used_while_renewing_fails() {
         let mut cache = full(3600);
         cache.failed(error(true, None), ME, 0.5, seconds(3300));
-        assert_eq!(cache.next(ME, seconds(3359)), Next::Use("one"));
-        assert_eq!(cache.next(ME, seconds(3360)), Next::Renew("one"));
+        assert_eq!(cache.next(ME, seconds(3304)), Next::Use("one"));
+        assert_eq!(cache.next(ME, seconds(3305)), Next::Renew("one"));
         cache.failed(error(true, None), ME, 0.5, seconds(3590));
         assert_eq!(cache.next(ME, seconds(3600)), Next::Wait(error(true, None)));
-        assert_eq!(cache.next(ME, seconds(3710)), Next::Ask);
+        assert_eq!(cache.next(ME, seconds(3620)), Next::Ask);
     }
 
     #[test]
     fn after_failures_the_waits_grow() {
         for (passes, waits) in
-            [(true, &[60, 120, 300, 600, 900, 900][..]), (false, &[900, 1800, 3600, 3600])]
+            [(true, &[5, 30, 60, 120, 300, 600, 900, 900][..]), (false, &[900, 1800, 3600, 3600])]
         {
             let mut cache = Cache::<&str>::default();
             let mut now = 0;
@@ -230,7 +246,7 @@ mod tests {
         let mut cache = Cache::<&str>::default();
         cache.next(ME, seconds(0));
         cache.failed(error(true, None), ME, 0.0, seconds(0));
-        assert_eq!(cache.next(ME, seconds(48)), Next::Ask, "chance spreads it");
+        assert_eq!(cache.next(ME, seconds(4)), Next::Ask, "chance spreads it");
         cache.failed(TokenError::local("no", "mend"), ME, 0.5, seconds(0));
         assert_eq!(cache.next(ME, seconds(48)), Next::Ask, "a file is looked at each time");
     }
@@ -259,6 +275,10 @@ mod tests {
         cache.failed(error(false, None), secret, 0.5, seconds(2));
         cache.try_again();
         assert_eq!(cache.next(secret, seconds(3)), Next::Ask);
+        let rotated = Identity { proof: 3, ..ME };
+        cache.succeeded(secret, rotated);
+        cache.failed(error(false, None), rotated, 0.5, seconds(3));
+        assert!(matches!(cache.next(rotated, seconds(4)), Next::Wait(_)), "it was the last one's");
         let mut cache = full(3600);
         assert_eq!(cache.next(secret, seconds(10)), Next::Renew("one"));
         assert_eq!(cache.next(Identity { subject: 2, ..secret }, seconds(11)), Next::Ask);

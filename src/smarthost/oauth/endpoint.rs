@@ -169,9 +169,8 @@ impl Endpoint {
             if let Some(mut error) = refusal(&value, form) {
                 if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
                     error.kind = Kind::Passing;
-                    error.retry_after = retry_after(&headers);
                 }
-                return Err(with_clock(error, &headers, &host));
+                return Err(with_headers(error, &headers, &host));
             }
             if status.is_success() {
                 // What serde says of it would quote it.
@@ -183,7 +182,7 @@ impl Endpoint {
                 });
             }
         }
-        Err(with_clock(unexpected(status, &headers, &body, &host), &headers, &host))
+        Err(with_headers(unexpected(status, &headers, &body, &host), &headers, &host))
     }
 }
 
@@ -311,7 +310,6 @@ fn unexpected(status: StatusCode, headers: &HeaderMap, body: &[u8], host: &str) 
             "Nothing to do here if it passes; https://status.cloud.microsoft says how the service fares",
         );
         error.code = Some(Code::Unavailable);
-        error.retry_after = retry_after(headers);
         return error;
     }
     let is_page = body.trim_ascii_start().starts_with(b"<");
@@ -328,8 +326,12 @@ fn unexpected(status: StatusCode, headers: &HeaderMap, body: &[u8], host: &str) 
     )
 }
 
-/// The clock is a cause that nobody thinks of: it is named whenever it is wrong.
-fn with_clock(mut error: TokenError, headers: &HeaderMap, host: &str) -> TokenError {
+/// How long to leave the endpoint alone, if the error passes. The clock is a cause that nobody thinks of: it is named
+/// whenever it is wrong.
+fn with_headers(mut error: TokenError, headers: &HeaderMap, host: &str) -> TokenError {
+    if error.is_temporary() {
+        error.retry_after = retry_after(headers);
+    }
     let Some(theirs) = headers.get(header::DATE).and_then(|value| date(value.to_str().ok()?))
     else {
         return error;

@@ -26,6 +26,8 @@ use crate::smarthost::{examination::Finding, token};
 const INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between two questions.
 const SLOWEST: Duration = Duration::from_secs(60);
+/// The shortest, should the endpoint say that there is to be none.
+const FASTEST: Duration = Duration::from_secs(1);
 
 /// What somebody is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +95,7 @@ async fn by_code(
         code: Some(printable(&begun.user_code, 50)),
         within,
     });
-    let mut interval = begun.interval.map_or(INTERVAL, Duration::from_secs).min(SLOWEST);
+    let mut interval = begun.interval.map_or(INTERVAL, Duration::from_secs).clamp(FASTEST, SLOWEST);
     loop {
         let next = Instant::now() + interval;
         if next >= deadline {

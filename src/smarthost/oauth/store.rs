@@ -2,15 +2,14 @@
 //! relay, as each refresh token brings its successor. Whoever reads it sees the old one or the new one, whole.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, Permissions},
     io::{self, ErrorKind, Write as _},
-    os::unix::fs::{
-        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown,
-    },
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::TokenError;
@@ -20,6 +19,10 @@ use crate::config::unreadable;
 const LONGEST: u64 = 256 * 1024;
 /// How files begin that are being written.
 const TEMPORARY: &str = ".new-";
+/// The folder in `state_dir`.
+const FOLDER: &str = "tokens";
+/// What whoever writes there holds meanwhile.
+const LOCK: &str = "lock";
 /// A file name has 255 octets at most.
 const NAME: usize = 200;
 
@@ -70,7 +73,7 @@ mod moment {
 impl Store {
     /// The place of a mailbox. Nothing is made yet.
     pub(super) fn new(state_dir: &Path, mailbox: &str) -> Self {
-        let folder = state_dir.join("tokens");
+        let folder = state_dir.join(FOLDER);
         let path = folder.join(file_name(mailbox));
         Self { folder, path, mailbox: mailbox.to_owned() }
     }
@@ -105,14 +108,21 @@ impl Store {
         })
     }
 
-    /// Keeps a sign-in in the place of `former`. Returns whether it did: somebody else's that has come meanwhile
-    /// stays.
+    /// Keeps a sign-in in the place of `former`, or of one that it follows from. Returns whether it did: somebody
+    /// else's that has come meanwhile stays.
     pub(super) fn replace(
         &self,
         former: Option<&SignIn>,
         new: &SignIn,
     ) -> Result<bool, TokenError> {
-        self.write(new, || Ok(self.read()?.as_ref() == former))
+        self.write(new, || match self.read() {
+            Ok(found) => {
+                Ok(found.as_ref() == former || found.is_some_and(|found| found.id == new.id))
+            }
+            // What nobody could read then is worth nothing now.
+            Err(_) if former.is_none() => Ok(true),
+            Err(error) => Err(error),
+        })
     }
 
     /// Keeps a sign-in, whatever was there.
@@ -132,75 +142,79 @@ impl Store {
         still: impl FnOnce() -> Result<bool, TokenError>,
     ) -> Result<bool, TokenError> {
         let failed = |cause: io::Error| {
-            self.broken(
-                &format!("cannot be written: {}", unreadable(&self.folder, &cause)),
-                "Make room on its disk, and let the relay's user write to state_dir",
-            )
+            let remedy = match cause.kind() {
+                ErrorKind::InvalidInput => "Delete it: nothing of the relay's is meant to be there",
+                _ => "Make room on its disk, and let the relay's user write to state_dir",
+            };
+            self.broken(&format!("cannot be written: {cause}"), remedy)
         };
-        self.make_folder().map_err(failed)?;
-        // The command and the relay do not write at the same time, or one would undo what the other has done.
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(self.folder.join("lock"))
-            .and_then(|lock| lock.lock().map(|()| lock))
-            .map_err(failed)?;
+        let (folder, _lock) = self.enter().map_err(failed)?;
         if !still()? {
             return Ok(false);
         }
-        self.sweep();
+        sweep(&folder);
         let text = serde_json::to_string_pretty(new).map_err(|error| failed(error.into()))?;
-        self.swap(text.as_bytes()).map_err(failed)?;
-        self.give_to_owner(&self.folder.join("lock")).map_err(failed)?;
-        drop(lock);
+        self.swap(&folder, text.as_bytes())
+            .map_err(|cause| failed(explained(&self.folder, cause)))?;
         Ok(true)
     }
 
-    /// Deletes what a kill has left half written.
-    fn sweep(&self) {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        for left in entries
-            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()))
-        {
-            // One that stays is in nobody's way.
-            let _ = fs::remove_file(left.path());
+    /// Opens the folder, and keeps others from writing there: the command and the relay do not write at the same
+    /// time, or one would undo what the other has done.
+    ///
+    /// The relay's user owns the folder, and root writes there too. So everything is opened below the folder that is
+    /// open, no link is followed, and only what is open changes its owner.
+    fn enter(&self) -> io::Result<(File, File)> {
+        let folder = self.open_folder()?;
+        let path = self.folder.join(LOCK);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK;
+        let lock = open_in(&folder, LOCK, flags).map_err(|cause| explained(&path, cause))?;
+        let metadata = lock.metadata()?;
+        if !metadata.is_file() || metadata.nlink() != 1 {
+            return Err(strange(&path, "is no file of its own"));
         }
+        // At once: whatever fails later, the relay's user can open it.
+        give(&lock, &folder)?;
+        lock.lock()?;
+        Ok((folder, lock))
     }
 
     /// Puts a new file in the place of the old one, on disk when this returns.
-    fn swap(&self, octets: &[u8]) -> io::Result<()> {
-        // Its own error names a file that nobody knows. It has mode 0600 from the beginning.
-        let unnamed = |error: io::Error| io::Error::from(error.kind());
-        let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.folder);
-        let mut file = file.map_err(unnamed)?;
-        file.write_all(octets)?;
-        self.give_to_owner(file.path())?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path)?;
-        File::open(&self.folder)?.sync_all()
+    fn swap(&self, folder: &File, octets: &[u8]) -> io::Result<()> {
+        let name = format!("{TEMPORARY}{:016x}", fastrand::u64(..));
+        let mut file = open_in(folder, &name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+        let written = (|| {
+            file.write_all(octets)?;
+            give(&file, folder)?;
+            file.sync_all()?;
+            Ok(renameat(folder, &name, folder, file_name(&self.mailbox))?)
+        })();
+        if written.is_err() {
+            let _ = unlinkat(folder, &name, AtFlags::empty());
+        }
+        written.and_then(|()| folder.sync_all())
     }
 
     /// A folder that only its owner can look into. Root makes it for whoever owns what it lies in.
-    fn make_folder(&self) -> io::Result<()> {
-        if !self.folder.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-            if let Some(above) = self.folder.parent() {
-                give(&self.folder, above)?;
-                File::open(above)?.sync_all()?;
-            }
+    fn open_folder(&self) -> io::Result<File> {
+        let state_dir = self.folder.parent().unwrap_or(&self.folder);
+        let named = |cause| explained(&self.folder, cause);
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(named)?;
+        let above = File::open(state_dir).map_err(named)?;
+        let made = match mkdirat(&above, FOLDER, Mode::RWXU) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::EXIST) => false,
+            Err(cause) => return Err(named(cause.into())),
+        };
+        let folder = open_in(&above, FOLDER, OFlags::RDONLY | OFlags::DIRECTORY).map_err(named)?;
+        if made {
+            give(&folder, &above)?;
+            above.sync_all()?;
         }
-        let metadata = fs::metadata(&self.folder)?;
-        if metadata.mode() & 0o7777 != 0o700 {
-            fs::set_permissions(&self.folder, Permissions::from_mode(0o700))?;
+        if folder.metadata()?.mode() & 0o7777 != 0o700 {
+            folder.set_permissions(Permissions::from_mode(0o700)).map_err(named)?;
         }
-        Ok(())
-    }
-
-    /// What root writes, the relay's user has to be able to read.
-    fn give_to_owner(&self, path: &Path) -> io::Result<()> {
-        give(path, &self.folder)
+        Ok(folder)
     }
 
     fn broken(&self, what: &str, remedy: &str) -> TokenError {
@@ -211,15 +225,45 @@ impl Store {
     }
 }
 
-/// Gives a path to the owner of another, if it is somebody else's.
-fn give(path: &Path, like: &Path) -> io::Result<()> {
-    let (ours, theirs) = (fs::metadata(path)?, fs::metadata(like)?);
+/// Opens what lies in a folder that is open; of a link it is the link, which fails.
+fn open_in(folder: &File, name: &str, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// Deletes what a kill has left half written.
+fn sweep(folder: &File) {
+    let entries = Dir::read_from(folder).into_iter().flatten().flatten();
+    for left in
+        entries.filter(|entry| entry.file_name().to_bytes().starts_with(TEMPORARY.as_bytes()))
+    {
+        // One that stays is in nobody's way.
+        let _ = unlinkat(folder, left.file_name(), AtFlags::empty());
+    }
+}
+
+/// What root writes, the relay's user has to be able to read: gives it to the owner of another.
+fn give(file: &File, like: &File) -> io::Result<()> {
+    let (ours, theirs) = (file.metadata()?, like.metadata()?);
     if (ours.uid(), ours.gid()) == (theirs.uid(), theirs.gid())
         || !rustix::process::geteuid().is_root()
     {
         return Ok(());
     }
-    chown(path, Some(theirs.uid()), Some(theirs.gid()))
+    fchown(file, Some(theirs.uid()), Some(theirs.gid()))
+}
+
+/// Why a path cannot be opened; a link is named as that, for the system calls it a loop, or no folder.
+fn explained(path: &Path, cause: io::Error) -> io::Error {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+        return strange(path, "is a link, which is not followed");
+    }
+    io::Error::other(format!("{}: {}", path.display(), unreadable(path, &cause)))
+}
+
+/// Somebody has put there what the relay does not.
+fn strange(path: &Path, what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, format!("{} {what}", path.display()))
 }
 
 /// An address as the name of a file: what a file system or a shell could take for something else is written as
@@ -279,8 +323,12 @@ mod tests {
         fs::set_permissions(store.path(), Permissions::from_mode(0o644)).unwrap();
         fs::set_permissions(&store.folder, Permissions::from_mode(0o755)).unwrap();
         assert_eq!(store.open_mode(), Some(0o644));
-        let two = sign_in("secret-2");
+        let two = SignIn { id: "two".into(), ..sign_in("secret-2") };
         assert!(!store.replace(None, &two).unwrap(), "there is another one meanwhile");
+        let next = sign_in("secret-1-next");
+        assert!(store.replace(None, &next).unwrap(), "it follows from what is there");
+        assert!(!store.replace(Some(&one), &two).unwrap());
+        assert!(store.replace(None, &one).unwrap());
         assert!(store.replace(Some(&one), &two).unwrap());
         assert_eq!((mode(store.path()), mode(&store.folder)), (0o600, 0o700));
         let left: Vec<_> =
@@ -349,12 +397,70 @@ mod tests {
             return;
         }
         let folder = tempfile::tempdir().unwrap();
-        chown(folder.path(), Some(4711), Some(4712)).unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(4711), Some(4712)).unwrap();
         let store = Store::new(folder.path(), "a@example.com");
         store.put(&sign_in("secret-1")).unwrap();
         for path in [store.path(), &store.folder, &store.folder.join("lock")] {
             let metadata = fs::metadata(path).unwrap();
             assert_eq!((metadata.uid(), metadata.gid()), (4711, 4712), "{}", path.display());
         }
+    }
+
+    /// The relay's user owns the folder, and can put there what it likes.
+    #[test]
+    fn root_gives_nothing_away_that_a_link_leads_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, elsewhere) = (folder.path().join("target"), folder.path().join("elsewhere"));
+        fs::write(&target, "of root").unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o644)).unwrap();
+        DirBuilder::new().mode(0o755).create(&elsewhere).unwrap();
+        fs::write(elsewhere.join(".new-file"), "of root").unwrap();
+        let untouched = |path: &Path| {
+            let metadata = fs::metadata(path).unwrap();
+            (metadata.uid(), metadata.gid(), metadata.mode())
+        };
+        let before = (untouched(&target), untouched(&elsewhere));
+        let state = folder.path().join("state");
+        fs::create_dir(&state).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&state, Some(4711), Some(4712)).unwrap();
+        }
+        let store = Store::new(&state, "a@example.com");
+        store.put(&sign_in("secret-1")).unwrap();
+        let lock = store.folder.join(LOCK);
+        let refused = |what: &str| {
+            let said = store.put(&sign_in("secret-2")).unwrap_err().to_string();
+            assert!(said.contains(what) && said.contains("; delete it"), "{said}");
+        };
+        fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink(&target, &lock).unwrap();
+        refused("tokens/lock is a link, which is not followed");
+        fs::remove_file(&lock).unwrap();
+        fs::hard_link(&target, &lock).unwrap();
+        refused("tokens/lock is no file of its own");
+        fs::remove_dir_all(&store.folder).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &store.folder).unwrap();
+        refused("state/tokens is a link, which is not followed");
+        assert_eq!((untouched(&target), untouched(&elsewhere)), before);
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1, "nothing is made or deleted");
+    }
+
+    #[test]
+    fn a_lock_that_root_has_made_is_given_away_whatever_fails_later() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can give a file away");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(4711), Some(4712)).unwrap();
+        let store = Store::new(folder.path(), "a@example.com");
+        fs::create_dir(&store.folder).unwrap();
+        std::os::unix::fs::chown(&store.folder, Some(4711), Some(4712)).unwrap();
+        // Nothing can take the place of a folder.
+        fs::create_dir(store.path()).unwrap();
+        store.put(&sign_in("secret-1")).unwrap_err();
+        assert_eq!(fs::metadata(store.folder.join(LOCK)).unwrap().uid(), 4711);
+        let left = fs::read_dir(&store.folder).unwrap().count();
+        assert_eq!(left, 2, "no secret is left half written");
     }
 }

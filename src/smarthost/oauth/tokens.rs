@@ -4,6 +4,7 @@
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -23,6 +24,8 @@ use crate::{
     smarthost::{TargetError, expiry::Expiry},
 };
 
+/// How often at most a sign-in is written that could not be.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 /// A refresh token that is not used is good for 90 days.
 pub(super) const SIGN_IN_LASTS: SignedDuration = SignedDuration::from_hours(24 * 90);
 
@@ -36,6 +39,8 @@ pub struct Tokens {
     pub(super) store: Store,
     expiry: Arc<Expiry>,
     state: Mutex<State>,
+    /// Held while a sign-in is written.
+    writing: Mutex<()>,
     /// What is being asked goes on when whoever wanted it has gone.
     tasks: TaskTracker,
     /// The cache's time begins here.
@@ -58,6 +63,20 @@ struct State {
     flight: Option<Flight>,
     /// The last failure that was logged and has lasted since.
     told: Option<String>,
+    /// The sign-in that goes on though it is not written yet.
+    unkept: Option<Unkept>,
+}
+
+/// A sign-in that is to be written.
+#[derive(Clone)]
+struct Unkept {
+    new: SignIn,
+    /// What lay in its place.
+    former: Option<SignIn>,
+    /// Why it was not written, once that was tried.
+    why: Option<String>,
+    /// When to try it again, in the cache's time.
+    again: Duration,
 }
 
 /// A request that is under way.
@@ -75,6 +94,8 @@ pub(super) struct Means {
     sign_in: Option<SignIn>,
     /// Whether the sign-in is kept already, or only configured.
     kept: bool,
+    /// What lies where sign-ins are kept.
+    stored: Option<SignIn>,
 }
 
 impl Tokens {
@@ -101,6 +122,7 @@ impl Tokens {
             store: Store::new(&config.state_dir, &mailbox.address),
             expiry,
             state: Mutex::default(),
+            writing: Mutex::default(),
             tasks: TaskTracker::new(),
             born: Instant::now(),
             hasher: RandomState::new(),
@@ -115,6 +137,7 @@ impl Tokens {
     /// A token that is good now.
     pub async fn token(self: &Arc<Self>) -> Result<AccessToken, TokenError> {
         loop {
+            self.keep_again().await;
             let means = self.means().inspect_err(|error| self.tell(error))?;
             let identity = self.identity(&means);
             let landed = {
@@ -201,10 +224,11 @@ impl Tokens {
                 self.store.path().display()
             );
         }
-        let asked = self.granted(means).await.map_err(|error| error.of(&self.mailbox));
+        let (asked, identity) = self.granted(identity, means).await;
+        let asked = asked.map_err(|error| error.of(&self.mailbox));
         let now = self.born.elapsed();
         match asked {
-            Ok((token, identity, life)) => {
+            Ok((token, life)) => {
                 let mut state = self.state();
                 state.cache.got(token.clone(), life, identity, now);
                 state.told = None;
@@ -220,11 +244,31 @@ impl Tokens {
         }
     }
 
-    /// One request. What the endpoint gives for the next one is kept before the token is used.
+    /// One request, and with whom the next one is made. What the endpoint gives for that is kept before the token is
+    /// looked at: the former refresh token may be spent.
     async fn granted(
         self: &Arc<Self>,
+        identity: Identity,
         means: Means,
-    ) -> Result<(AccessToken, Identity, std::time::Duration), TokenError> {
+    ) -> (Result<(AccessToken, Duration), TokenError>, Identity) {
+        let mut granted = match self.answered(&means).await {
+            Ok(granted) => granted,
+            Err(error) => return (Err(error), identity),
+        };
+        let means = self.rotated(means, &mut granted).await;
+        let next = self.identity(&means);
+        self.state().cache.succeeded(identity, next);
+        self.expiry.credential_ends(self.ends(&means), Timestamp::now());
+        let token = granted.token(&endpoint::host(&self.oauth.token_url)).map(|(secret, life)| {
+            // In whole seconds, as people and metrics have it.
+            let expires = Timestamp::now().as_second() + life.as_secs().cast_signed();
+            let expires = Timestamp::from_second(expires).unwrap_or(Timestamp::MAX);
+            (AccessToken { secret, expires }, life)
+        });
+        (token, next)
+    }
+
+    async fn answered(&self, means: &Means) -> Result<Granted, TokenError> {
         let mut form = Form::new(&self.oauth.client_id);
         match &means.sign_in {
             None => form.add("grant_type", "client_credentials"),
@@ -236,62 +280,96 @@ impl Tokens {
         form.add("scope", &self.oauth.scope);
         means.proof.add_to(&mut form, &self.oauth, Timestamp::now())?;
         let url = &self.oauth.token_url;
-        let granted: Granted = self.endpoint.post(url, &form).await?;
-        let (secret, life) = granted.token(&endpoint::host(url))?;
-        // In whole seconds, as people and metrics have it.
-        let expires = Timestamp::now().as_second() + life.as_secs().cast_signed();
-        let expires = Timestamp::from_second(expires).unwrap_or(Timestamp::MAX);
-        let means = self.rotated(means, granted).await?;
-        self.expiry.credential_ends(self.ends(&means), Timestamp::now());
-        Ok((AccessToken { secret, expires }, self.identity(&means), life))
+        self.endpoint.post(url, &form).await
     }
 
-    /// Keeps the refresh token that came with an access token. One that somebody has signed in for meanwhile stays.
-    async fn rotated(
-        self: &Arc<Self>,
-        means: Means,
-        granted: Granted,
-    ) -> Result<Means, TokenError> {
-        let Some(former) = &means.sign_in else { return Ok(means) };
-        let next = granted
-            .refresh_token
-            .map(|next| next.0)
-            .filter(|next| !next.expose_secret().is_empty());
+    /// Keeps the refresh token that came with an access token; in memory, where it cannot be written. One that
+    /// somebody has signed in for meanwhile stays.
+    async fn rotated(self: &Arc<Self>, means: Means, granted: &mut Granted) -> Means {
+        let Some(used) = &means.sign_in else { return means };
+        let next = granted.refresh_token.take().map(|next| next.0);
+        let next = next.filter(|next| !next.expose_secret().is_empty());
         if next.is_none() && means.kept {
-            return Ok(means);
+            return means;
         }
-        let mut new = former.clone();
+        let mut new = used.clone();
         if let Some(next) = next {
             new.refresh_token = next.expose_secret().to_owned();
             new.issued = Timestamp::now();
         }
-        if let Some(scope) = granted.scope {
+        if let Some(scope) = granted.scope.take() {
             new.scope = scope;
         }
-        let stored = new.clone();
-        let (tokens, former) = (Arc::clone(self), means.kept.then(|| former.clone()));
-        let writing = self.tasks.spawn_blocking(move || {
-            // A configured refresh token goes before what was kept of another one.
-            match &former {
-                Some(former) => tokens.store.replace(Some(former), &stored),
-                None => tokens.store.put(&stored).map(|()| true),
-            }
-        });
-        let written = writing.await.unwrap_or_else(|_| Err(interrupted()))?;
-        if !written {
-            tracing::info!(
-                mailbox = self.mailbox,
-                "somebody has signed in meanwhile: that sign-in is used"
-            );
+        let former = means.stored.clone();
+        let unkept = Unkept { new: new.clone(), former, why: None, again: Duration::ZERO };
+        self.state().unkept = Some(unkept);
+        self.keep_again().await;
+        Means { sign_in: Some(new), kept: true, ..means }
+    }
+
+    /// Writes the sign-in that is not written yet, if there is one and it is time to.
+    async fn keep_again(self: &Arc<Self>) {
+        let now = self.born.elapsed();
+        if self.state().unkept.as_ref().is_some_and(|unkept| unkept.again <= now) {
+            let tokens = Arc::clone(self);
+            // Whatever becomes of it, the sign-in stays in memory until it is written.
+            let _ = self.tasks.spawn_blocking(move || tokens.keep(now)).await;
         }
-        Ok(Means { proof: means.proof, sign_in: Some(new), kept: true })
+    }
+
+    fn keep(&self, now: Duration) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = self.state().unkept.clone().filter(|unkept| unkept.again <= now);
+        let Some(Unkept { new, former, why, .. }) = due else { return };
+        let written = self.store.replace(former.as_ref(), &new);
+        let mut state = self.state();
+        // The next one may have come meanwhile; it is written next.
+        let Some(unkept) = state.unkept.as_mut().filter(|unkept| unkept.new == new) else { return };
+        match written {
+            Ok(written) => {
+                state.unkept = None;
+                if !written {
+                    tracing::info!(
+                        mailbox = self.mailbox,
+                        "somebody has signed in meanwhile: that sign-in is used"
+                    );
+                } else if why.is_some() {
+                    tracing::info!(mailbox = self.mailbox, "the sign-in is written now");
+                }
+            }
+            Err(error) => {
+                unkept.again = now + WRITE_AGAIN;
+                if unkept.why.replace(error.message.clone()).as_ref() != Some(&error.message) {
+                    tracing::warn!(
+                        mailbox = self.mailbox,
+                        remedy = error.remedy.join(". "),
+                        "{}; the relay goes on with the new one in memory, and who restarts it before it is written has to \
+                         sign in again",
+                        error.message.trim_start_matches("no token: ")
+                    );
+                }
+            }
+        }
+    }
+
+    /// The sign-in in memory that could not be written, unless there is a newer one.
+    fn unkept(&self, found: &Result<Option<SignIn>, TokenError>) -> Option<Unkept> {
+        let unkept = self.state().unkept.clone()?;
+        let goes_on = match found {
+            Ok(found) => {
+                *found == unkept.former
+                    || found.as_ref().is_some_and(|found| found.id == unkept.new.id)
+            }
+            Err(_) => true,
+        };
+        goes_on.then_some(unkept)
     }
 
     /// What a token is asked for with, read anew.
     fn means(&self) -> Result<Means, TokenError> {
         let proof = Proof::load(&self.oauth)?;
         if self.oauth.flow == OAuthFlow::ClientCredentials {
-            return Ok(Means { proof, sign_in: None, kept: false });
+            return Ok(Means { proof, sign_in: None, kept: false, stored: None });
         }
         let configured = self.configured()?;
         let of_it = |kept: &SignIn| match &configured {
@@ -299,11 +377,15 @@ impl Tokens {
             // What descends from a former one gives way to the one that is configured now.
             Some(configured) => kept.configured == configured.configured,
         };
-        let kept = match self.store.read() {
-            Ok(kept) => kept.filter(of_it),
+        let read = self.store.read();
+        let unkept = self.unkept(&read).filter(|unkept| of_it(&unkept.new));
+        let (kept, stored) = match (read, unkept) {
+            (Ok(stored), Some(unkept)) => (Some(unkept.new), stored),
+            (Err(_), Some(unkept)) => (Some(unkept.new), unkept.former),
+            (Ok(stored), None) => (stored.clone().filter(of_it), stored),
             // Whatever it was, there is another one.
-            Err(error) if configured.is_none() => return Err(error),
-            Err(_) => None,
+            (Err(_), None) if configured.is_some() => (None, None),
+            (Err(error), None) => return Err(error),
         };
         match (kept, configured) {
             (Some(kept), _) if kept.client_id != self.oauth.client_id => {
@@ -312,8 +394,10 @@ impl Tokens {
                     self.store.path().display()
                 )))
             }
-            (Some(kept), _) => Ok(Means { proof, sign_in: Some(kept), kept: true }),
-            (None, Some(configured)) => Ok(Means { proof, sign_in: Some(configured), kept: false }),
+            (Some(kept), _) => Ok(Means { proof, sign_in: Some(kept), kept: true, stored }),
+            (None, Some(configured)) => {
+                Ok(Means { proof, sign_in: Some(configured), kept: false, stored })
+            }
             (None, None) => Err(self.sign_in_first("nobody has signed in yet")),
         }
     }
