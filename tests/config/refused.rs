@@ -137,6 +137,7 @@ fn listeners_and_mailboxes_that_make_no_sense() {
         ("", "messages_per_minute = -1", "", "mailbox.messages_per_minute: -1 is not between 0 and 100000; for example messages_per_minute = 28"),
         ("", "message_size = 0", "", "mailbox.message_size: 0B is not between 1B and 16GiB"),
         ("", "", "[[mailbox]]\naddress = \"Scanner@office.test\"\nauth = \"none\"", "11: mailbox.address: another mailbox has Scanner@office.test already; give each its own"),
+        ("", "", "[[mailbox]]\naddress = \"second@office.test\"\nusername = \"Scanner@office.test\"\npassword = { file = \"pw\" }", "12: mailbox.username: another mailbox logs in as Scanner@office.test at smtp.office365.com already: the two would share its limits, and each count them alone; keep one of the two, and name the other's address in its send_as; "),
         ("mailbox = \"scaner@office.test\"", "", "", "5: listener.mailbox: there is no [[mailbox]] \"scaner@office.test\"; did you mean \"scanner@office.test\"?"),
         ("", "", "[[device]]\naddress = \"10.1.2.3\"\nmailbox = \"x\"", "12: device.mailbox: there is no [[mailbox]] \"x\"; for example mailbox = \"scanner@office.test\""),
         ("", "", "[[device]]\nname = \"copier\"", "10: device.address: missing; for example address = \"10.1.2.3\", or login = \"copier3\""),

@@ -145,3 +145,22 @@ fn exchange_online_is_known_by_its_names() {
         assert!(!host(name), "{name}");
     }
 }
+
+#[test]
+fn a_login_is_one_mailbox_at_each_smarthost() {
+    let second = |lines: &str| {
+        let username = "username = \"SCANNER@office.test\"";
+        with(
+            "",
+            "",
+            "",
+            &format!("[[mailbox]]\naddress = \"second@office.test\"\n{username}\n{lines}"),
+        )
+    };
+    let password = "password = { file = \"pw\" }";
+    let problems = refused(&second(password));
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert!(problems[0].starts_with("12: mailbox.username: another mailbox logs in as "));
+    accepted(&second("auth = \"none\""));
+    accepted(&second(&format!("{password}\n[mailbox.smarthost]\nhost = \"smtp.office.test\"")));
+}

@@ -64,9 +64,13 @@ pub(super) fn mailboxes(
     }
     let mut mailboxes = Vec::new();
     let mut addresses = Addresses(Vec::new());
+    let mut logins = Vec::new();
     for mut table in tables {
         let address = address(&mut table, &mut addresses);
         let mailbox = read(&mut table, address, smarthost, host_is_given);
+        if let Some(mailbox) = &mailbox {
+            one_for_each_login(&table, mailbox, &mut logins);
+        }
         table.finish();
         mailboxes.extend(mailbox);
     }
@@ -86,6 +90,26 @@ fn address(table: &mut Table<'_>, taken: &mut Addresses) -> Option<String> {
     }
     taken.0.push(address.clone());
     Some(address)
+}
+
+/// Microsoft counts by the account that logs in: two mailboxes of one account would each take its limits whole.
+fn one_for_each_login(table: &Table<'_>, mailbox: &Mailbox, taken: &mut Vec<[String; 2]>) {
+    if matches!(mailbox.auth, MailboxAuth::None) {
+        return;
+    }
+    let login = [&mailbox.username, &mailbox.smarthost.host].map(|part| part.to_ascii_lowercase());
+    if taken.contains(&login) {
+        table.problem(
+            "username",
+            format!(
+                "another mailbox logs in as {} at {} already: the two would share its limits, and each count them alone",
+                mailbox.username, mailbox.smarthost.host
+            ),
+            "keep one of the two, and name the other's address in its send_as; or give each an account of its own",
+        );
+        return;
+    }
+    taken.push(login);
 }
 
 fn read(
