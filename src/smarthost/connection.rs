@@ -114,6 +114,17 @@ pub enum LostCause {
     Injected,
 }
 
+impl Lost {
+    /// The same, or what the smarthost has against our certificate.
+    fn explained(self, client: Option<&ClientTls>) -> OpenError {
+        let LostCause::Io(error) = &self.cause else { return self.into() };
+        match client.and_then(|client| client.refused_ours(error)) {
+            Some(refused) => OpenError::Tls(refused),
+            None => self.into(),
+        }
+    }
+}
+
 impl OpenError {
     /// Where it happened.
     pub fn stage(&self) -> Stage {
@@ -172,7 +183,8 @@ impl Connection {
         };
         let mut opening = Opening::new(&target.hostname, security, login);
         loop {
-            let reply = connection.reply(opening.stage(), target.patience).await?;
+            let reply = connection.reply(opening.stage(), target.patience).await;
+            let reply = reply.map_err(|lost| lost.explained(client.as_ref()))?;
             let mut next = opening.reply(&reply)?;
             if next == Next::Handshake {
                 let Some(client) = &client else { return Err(Refusal::NoStartTls.into()) };

@@ -56,7 +56,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Where to connect, as whom, and how to speak there. Files that it needs may change at any time: the secret
-/// is read for each login, the roots when they are no longer what they were.
+/// is read for each login, roots and certificate when they are no longer what they were.
 pub struct Target {
     /// Our name.
     pub hostname: String,
@@ -139,10 +139,17 @@ pub fn catalogue(own: Option<&Path>) -> Result<Arc<Catalogue>, TargetError> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Credential(u64);
 
-/// What was made with the roots that are trusted, and what `ca_file` was then.
+/// What was made of the files of TLS (the roots that are trusted, and the certificate that is shown with its key),
+/// and what they were then.
 struct Rooted<T> {
     made: T,
-    roots: Option<Stamp>,
+    files: Vec<Stamp>,
+}
+
+/// The states of the files of TLS.
+fn stamps(smarthost: &Smarthost) -> Vec<Stamp> {
+    let client = smarthost.client.iter().flat_map(|it| [&it.certificate, &it.private_key]);
+    smarthost.ca_file.iter().chain(client).map(|path| Stamp::of(path)).collect()
 }
 
 impl<T: Clone> Rooted<T> {
@@ -151,26 +158,28 @@ impl<T: Clone> Rooted<T> {
         make: fn(&Smarthost) -> Result<T, ClientTlsError>,
     ) -> Result<Self, ClientTlsError> {
         // Stamped before it is read: what changes in between is read again.
-        let roots = smarthost.ca_file.as_deref().map(Stamp::of);
-        Ok(Self { made: make(smarthost)?, roots })
+        let files = stamps(smarthost);
+        Ok(Self { made: make(smarthost)?, files })
     }
 
-    /// Roots that have changed are read anew; while they cannot be used, the former ones are.
+    /// Files that have changed are read anew; while they cannot be used, the former ones are.
     fn now(
         &mut self,
         smarthost: &Smarthost,
         make: fn(&Smarthost) -> Result<T, ClientTlsError>,
     ) -> T {
-        let roots = smarthost.ca_file.as_deref().map(Stamp::of);
-        if roots != self.roots {
+        let files = stamps(smarthost);
+        if files != self.files {
             match Self::new(smarthost, make) {
                 Ok(anew) => {
                     *self = anew;
-                    tracing::info!("ca_file has changed and was read again");
+                    tracing::info!(
+                        "the files of TLS with the smarthost have changed and were read again"
+                    );
                 }
                 Err(error) => {
-                    self.roots = roots;
-                    tracing::error!(%error, "ca_file has changed and cannot be used: the former one is");
+                    self.files = files;
+                    tracing::error!(%error, "the files of TLS with the smarthost have changed and cannot be used: the former ones are");
                 }
             }
         }

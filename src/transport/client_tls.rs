@@ -5,7 +5,7 @@ mod by_native;
 mod by_rustls;
 
 use std::{
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,7 @@ use openssl::{
 use thiserror::Error;
 
 use super::{
-    certificate,
+    certificate::{self, CertificateError, Identity},
     stream::{BoxIo, TlsInfo},
 };
 use crate::config::{Smarthost, TlsBackend, TlsMin, unreadable};
@@ -51,6 +51,16 @@ pub enum ClientTlsError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The certificate that we show cannot be used.
+    #[error("{key} {reason}; {remedy}")]
+    Client {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The file, and what is wrong with it.
+        reason: String,
+        /// What the operator can do about it.
+        remedy: &'static str,
     },
     /// The smarthost's name is neither a name nor an address.
     #[error("{0:?} is not a host name")]
@@ -124,11 +134,20 @@ impl ClientTls {
             Backend::Native(connector) => connector.connect(io).await,
         }
     }
+
+    /// What the smarthost has against our certificate, if that is why the connection broke. With TLS 1.3 it looks
+    /// at it only when the handshake is over for us (RFC 8446 section 2).
+    pub fn refused_ours(&self, error: &io::Error) -> Option<HandshakeError> {
+        match &self.0 {
+            Backend::Rustls(connector) => connector.refused_ours(error),
+            Backend::Native(connector) => connector.refused_ours(error),
+        }
+    }
 }
 
-/// Our side of TLS with a web server, with the roots that a smarthost's side trusts.
+/// Our side of TLS with a web server, with the roots that a smarthost's side trusts. It is shown no certificate.
 pub fn for_web(smarthost: &Smarthost) -> Result<rustls::ClientConfig, ClientTlsError> {
-    by_rustls::config(smarthost, TlsMin::V1_2)
+    by_rustls::config(smarthost, TlsMin::V1_2, None)
 }
 
 /// What is wrong with the certificate of `host`, if that is why an exchange failed.
@@ -191,6 +210,24 @@ impl HandshakeError {
         )
     }
 
+    /// The server has ended it because of our certificate, or because there is none.
+    fn ours(is_shown: bool, alert: &str) -> Self {
+        let (reason, remedy) = if is_shown {
+            (
+                format!(
+                    "the server does not accept the certificate of client_certificate ({alert})"
+                ),
+                "its CA has to be known there, and its time must not be over; the file holds the CAs between the two as well",
+            )
+        } else {
+            (
+                format!("the server asks for a certificate of ours ({alert})"),
+                "name one that it knows in client_certificate, and its key in client_key of [smarthost]",
+            )
+        };
+        Self { reason, remedy: Some(remedy), about_certificate: true }
+    }
+
     fn too_old(asked: TlsMin) -> Self {
         Self::new(
             "the server does not take a TLS version as new as tls_min asks for",
@@ -208,6 +245,41 @@ impl HandshakeError {
 fn extra_roots(smarthost: &Smarthost) -> Result<Option<(&Path, Vec<u8>)>, ClientTlsError> {
     let Some(path) = smarthost.ca_file.as_deref() else { return Ok(None) };
     Ok(Some((path, fs::read(path).map_err(|cause| bad_roots(path, unreadable(path, &cause)))?)))
+}
+
+/// The certificate of `client_certificate` with its key.
+fn own(smarthost: &Smarthost) -> Result<Option<Identity>, ClientTlsError> {
+    let Some(files) = &smarthost.client else { return Ok(None) };
+    let read = Identity::read(&files.certificate, &files.private_key);
+    read.map(Some).map_err(|error| {
+        let key = match &error {
+            CertificateError::File { path, .. } | CertificateError::Content { path, .. }
+                if *path == files.certificate =>
+            {
+                "client_certificate"
+            }
+            _ => "client_key",
+        };
+        let remedy = match &error {
+            CertificateError::File { .. } => "the relay's user must be able to read it",
+            CertificateError::Content { .. } => {
+                "openssl x509 -inform der makes PEM of a certificate that Windows has written, openssl pkey of a key"
+            }
+            _ => "name the key that the certificate was made with",
+        };
+        ClientTlsError::Client { key, reason: error.to_string(), remedy }
+    })
+}
+
+/// The key of `client_key` is none that the library takes.
+fn bad_key(
+    smarthost: &Smarthost,
+    reason: impl fmt::Display,
+    remedy: &'static str,
+) -> ClientTlsError {
+    let path = smarthost.client.as_ref().map(|files| files.private_key.display().to_string());
+    let reason = format!("{}: {reason}", path.unwrap_or_default());
+    ClientTlsError::Client { key: "client_key", reason, remedy }
 }
 
 fn bad_roots(path: &Path, reason: impl ToString) -> ClientTlsError {

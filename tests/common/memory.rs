@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -33,6 +33,9 @@ use tokio_util::task::TaskTracker;
 use super::{MESSAGE, Plan, configuration};
 
 const DEVICE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// The certificate of all sandboxes: making one takes longer than most tests.
+static IDENTITY: LazyLock<Identity> =
+    LazyLock::new(|| Identity::make(&["localhost", "127.0.0.1", "::1"]).unwrap());
 
 /// A relay with its smarthost, reached over streams in memory.
 pub struct InMemory {
@@ -54,7 +57,7 @@ impl InMemory {
     }
 
     pub async fn build(plan: Plan<'_>) -> Self {
-        let sandbox = Sandbox::in_memory(plan.scenario.clone()).unwrap();
+        let sandbox = Sandbox::in_memory_as(plan.scenario.clone(), &IDENTITY).unwrap();
         Self::with(sandbox, tempfile::tempdir().unwrap(), plan).await
     }
 
@@ -65,9 +68,7 @@ impl InMemory {
 
     /// A relay of which each mailbox has a smarthost of its own, by their scenarios; the first is the plan's.
     pub async fn several(plan: Plan<'_>, more: Vec<Scenario>) -> Self {
-        // One certificate for all.
-        let identity = Identity::make(&["localhost"]).unwrap();
-        let sandbox = |scenario| Sandbox::in_memory_as(scenario, &identity).unwrap();
+        let sandbox = |scenario| Sandbox::in_memory_as(scenario, &IDENTITY).unwrap();
         let (first, more) = (sandbox(plan.scenario.clone()), more.into_iter().map(sandbox));
         Self::with_more(first, more.collect(), tempfile::tempdir().unwrap(), plan).await
     }

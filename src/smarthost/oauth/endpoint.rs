@@ -146,7 +146,9 @@ impl Granted {
 impl Endpoint {
     /// Trusts whom the smarthost's side trusts.
     pub(super) fn new(smarthost: &Smarthost) -> Result<Self, ClientTlsError> {
-        Ok(Self { smarthost: smarthost.clone(), web: Mutex::new(Rooted::new(smarthost, client)?) })
+        // The certificate is for the smarthost alone.
+        let smarthost = Smarthost { client: None, ..smarthost.clone() };
+        Ok(Self { web: Mutex::new(Rooted::new(&smarthost, client)?), smarthost })
     }
 
     /// Sends a form, and reads the JSON that comes back.

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use openssl::error::ErrorStack;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError,
     PeerIncompatible, RootCertStore, SignatureScheme, SupportedProtocolVersion,
@@ -10,19 +11,23 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _},
 };
 use tokio_rustls::TlsConnector;
 
-use super::{ClientTlsError, HandshakeError, Secured, Shown, bad_roots, extra_roots};
+use super::{ClientTlsError, HandshakeError, Secured, Shown, bad_key, bad_roots, extra_roots, own};
 use crate::{
     config::{Smarthost, TlsMin},
-    transport::stream::{BoxIo, TlsInfo},
+    transport::{
+        certificate::Identity,
+        stream::{BoxIo, TlsInfo},
+    },
 };
 
 /// What the other library can do and rustls will not.
 const TRY_NATIVE: &str = "write tls_backend = \"native\" in [smarthost]: it also knows RSA key exchange and CBC ciphers, \
-                          which old servers need";
+                          which old servers need; where the server asks for a certificate of ours, name one in \
+                          client_certificate";
 
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -30,6 +35,7 @@ pub(super) struct Connector {
     name: ServerName<'static>,
     host: String,
     min: TlsMin,
+    shows_certificate: bool,
 }
 
 impl Connector {
@@ -37,12 +43,15 @@ impl Connector {
         let host = smarthost.host.clone();
         let name =
             ServerName::try_from(host.clone()).map_err(|_| ClientTlsError::Name(host.clone()))?;
-        let config = config(smarthost, smarthost.tls_min)?;
+        let own = own(smarthost)?;
+        let shows_certificate = own.is_some();
+        let config = config(smarthost, smarthost.tls_min, own)?;
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             name,
             host,
             min: smarthost.tls_min,
+            shows_certificate,
         })
     }
 
@@ -51,7 +60,7 @@ impl Connector {
             .connector
             .connect(self.name.clone(), io)
             .await
-            .map_err(|error| explain(&error, &self.host, self.min))?;
+            .map_err(|error| self.explain(&error))?;
         let (_, session) = stream.get_ref();
         let version = match session.protocol_version() {
             Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -63,10 +72,78 @@ impl Connector {
         let shown = shown.and_then(|shown| Shown::read(shown));
         Ok(Secured { io: Box::new(stream), tls, shown })
     }
+    /// The alerts by which a server says what it has against our certificate.
+    pub(super) fn refused_ours(&self, error: &io::Error) -> Option<HandshakeError> {
+        let Some(Error::AlertReceived(alert)) = cause(error) else { return None };
+        matches!(
+            alert,
+            AlertDescription::CertificateRequired
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+        )
+        .then(|| HandshakeError::ours(self.shows_certificate, &format!("alert {alert:?}")))
+    }
+
+    /// What a failure means to an operator.
+    fn explain(&self, error: &io::Error) -> HandshakeError {
+        if let Some(ours) = self.refused_ours(error) {
+            return ours;
+        }
+        let Some(tls) = cause(error) else {
+            // Windows servers reset the connection where others send an alert.
+            return HandshakeError::new(
+                format!(
+                    "the server ended it ({error}), as old ones do that share no cipher with us"
+                ),
+                TRY_NATIVE,
+            );
+        };
+        match tls {
+            Error::AlertReceived(
+                AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity,
+            )
+            | Error::PeerIncompatible(
+                PeerIncompatible::NoCipherSuitesInCommon | PeerIncompatible::NoKxGroupsInCommon,
+            ) => HandshakeError::new(
+                format!("the server shares no key exchange and cipher with rustls ({tls})"),
+                TRY_NATIVE,
+            ),
+            Error::AlertReceived(AlertDescription::ProtocolVersion)
+            | Error::PeerIncompatible(
+                PeerIncompatible::ServerDoesNotSupportTls12Or13
+                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+            ) => HandshakeError::too_old(self.min),
+            Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
+                match cause.downcast_ref::<Refused>() {
+                    Some(refused) => refused.explain(&self.host),
+                    None => HandshakeError::plain(tls.to_string()),
+                }
+            }
+            Error::InvalidMessage(_) => HandshakeError::new(
+                format!("what the server says is not TLS ({tls})"),
+                "check tls and port in [smarthost]: 587 takes starttls, 465 takes implicit",
+            ),
+            _ => HandshakeError::plain(tls.to_string()),
+        }
+    }
 }
 
-/// Our side of TLS, with the roots that a smarthost's side trusts.
-pub(super) fn config(smarthost: &Smarthost, min: TlsMin) -> Result<ClientConfig, ClientTlsError> {
+/// What rustls has to say of an error.
+fn cause(error: &io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Our side of TLS, with the roots that a smarthost's side trusts, and the certificate that is shown where one is
+/// asked for.
+pub(super) fn config(
+    smarthost: &Smarthost,
+    min: TlsMin,
+    own: Option<Identity>,
+) -> Result<ClientConfig, ClientTlsError> {
     // Named at each use: a process-wide default would be somebody else's to change.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let versions: &[&SupportedProtocolVersion] = match min {
@@ -74,14 +151,24 @@ pub(super) fn config(smarthost: &Smarthost, min: TlsMin) -> Result<ClientConfig,
         TlsMin::V1_3 => &[&rustls::version::TLS13],
     };
     let settings = |error: &dyn std::fmt::Display| ClientTlsError::Settings(error.to_string());
-    Ok(ClientConfig::builder_with_provider(provider.clone())
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
         .map_err(|error| settings(&error))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Telling(
             verifier(roots(smarthost)?, provider).map_err(|error| settings(&error))?,
-        )))
-        .with_no_client_auth())
+        )));
+    let Some(own) = own else { return Ok(builder.with_no_client_auth()) };
+    let bad = |error: &dyn std::fmt::Display| {
+        let remedy = "rustls takes RSA, EC and Ed25519; write tls_backend = \"native\" for others";
+        bad_key(smarthost, error, remedy)
+    };
+    let chain = std::iter::once(&own.certificate).chain(&own.chain);
+    let chain = chain.map(|it| Ok(CertificateDer::from(it.to_der()?)));
+    let chain = chain.collect::<Result<Vec<_>, ErrorStack>>().map_err(|error| bad(&error))?;
+    let key = own.key.private_key_to_pkcs8().map_err(|error| bad(&error))?;
+    let key = PrivatePkcs8KeyDer::from(key).into();
+    builder.with_client_auth_cert(chain, key).map_err(|error| bad(&error))
 }
 
 /// What is wrong with the certificate of `host`, if that is why an exchange failed.
@@ -185,44 +272,6 @@ fn roots(smarthost: &Smarthost) -> Result<Vec<CertificateDer<'static>>, ClientTl
         return Err(bad_roots(path, "no certificate in PEM form"));
     }
     Ok(roots)
-}
-
-/// What a failure means to an operator.
-fn explain(error: &io::Error, host: &str, min: TlsMin) -> HandshakeError {
-    let Some(tls) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
-        // Windows servers reset the connection where others send an alert.
-        return HandshakeError::new(
-            format!("the server ended it ({error}), as old ones do that share no cipher with us"),
-            TRY_NATIVE,
-        );
-    };
-    match tls {
-        Error::AlertReceived(
-            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity,
-        )
-        | Error::PeerIncompatible(
-            PeerIncompatible::NoCipherSuitesInCommon | PeerIncompatible::NoKxGroupsInCommon,
-        ) => HandshakeError::new(
-            format!("the server shares no key exchange and cipher with rustls ({tls})"),
-            TRY_NATIVE,
-        ),
-        Error::AlertReceived(AlertDescription::ProtocolVersion)
-        | Error::PeerIncompatible(
-            PeerIncompatible::ServerDoesNotSupportTls12Or13
-            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
-        ) => HandshakeError::too_old(min),
-        Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
-            match cause.downcast_ref::<Refused>() {
-                Some(refused) => refused.explain(host),
-                None => HandshakeError::plain(tls.to_string()),
-            }
-        }
-        Error::InvalidMessage(_) => HandshakeError::new(
-            format!("what the server says is not TLS ({tls})"),
-            "check tls and port in [smarthost]: 587 takes starttls, 465 takes implicit",
-        ),
-        _ => HandshakeError::plain(tls.to_string()),
-    }
 }
 
 impl Refused {
