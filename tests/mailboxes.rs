@@ -111,7 +111,8 @@ async fn a_device_that_is_told_by_its_login_has_its_name() {
     let mut device = house.device().await;
     let secret = BASE64_STANDARD.encode("\0alarm\0anything");
     device.say(&format!("AUTH PLAIN {secret}")).await.unwrap();
-    taken(&device.send("a@example.com", &["b@example.com"], MESSAGE).await.unwrap().to_string());
+    let heard = device.send("a@example.com", &["b@example.com"], MESSAGE).await.unwrap();
+    assert_eq!(heard.code.get(), 250);
     assert_eq!(queue(&house).await[0].device, "panel");
 }
 

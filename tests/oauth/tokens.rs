@@ -223,7 +223,10 @@ async fn a_certificate_signs_and_an_expired_one_asks_nobody() {
 
     let desk = Desk::with(certificate(0)).await;
     let said = desk.token().await.unwrap_err();
-    assert!(said.contains("app.crt has expired on ") && said.contains("upload it"), "{said}");
+    assert!(
+        said.contains("app.crt has expired on ") && said.contains("to the app registration"),
+        "{said}"
+    );
     assert!(desk.endpoint.asked().is_empty());
     assert!(desk.tokens().token().await.unwrap_err().is_local());
 }
