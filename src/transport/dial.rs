@@ -1,8 +1,8 @@
 //! The way to the smarthost: a name, its addresses, a connection.
 //!
 //! All addresses of both families are tried, each a moment after the last (RFC 8305): one that does not answer costs
-//! little. One that has failed comes last for a while, and is left alone for the first part of that, longer each
-//! time, so that a smarthost that comes back is not overrun.
+//! little. One that has failed comes last for a while. One that has failed again is left alone, longer each time, so
+//! that a smarthost that comes back is not overrun.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::{
     net::{TcpStream, lookup_host},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::stream::BoxIo;
@@ -28,9 +28,12 @@ const LOOKUP: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long an address has before the next one is tried as well (RFC 8305 section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
-/// The longest that an address is left alone after its first failure; it doubles with each, up to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(500);
+/// The longest that an address is left alone after its second failure in a row; it doubles with each, up to
+/// [`LONGEST`]. One failure is nothing: both may just have been started.
+const SECOND: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(16);
+/// For so long the end of that is waited for.
+const SOON: Duration = Duration::from_secs(1);
 /// Addresses that are tried: a name that has more has enough of them.
 const MOST: usize = 16;
 
@@ -85,6 +88,16 @@ struct Known {
     failures: HashMap<SocketAddr, Failures>,
 }
 
+/// What is to be tried.
+struct Order {
+    /// The best first.
+    order: Vec<SocketAddr>,
+    /// What is said of those that are left alone.
+    left_alone: Vec<String>,
+    /// The first of these to be tried again, and when.
+    soonest: Option<(Instant, SocketAddr)>,
+}
+
 #[derive(Debug)]
 struct Failures {
     count: u32,
@@ -122,7 +135,15 @@ impl Way {
     }
 
     async fn dial_to(&self, found: Result<Vec<SocketAddr>, DialError>) -> Dialled {
-        let (order, mut tried) = self.known().order(found, Instant::now())?;
+        let Order { mut order, left_alone: mut tried, soonest } =
+            self.known().order(found, Instant::now())?;
+        if let Some((until, address)) = soonest
+            && order.is_empty()
+            && until - Instant::now() <= SOON
+        {
+            sleep_until(until).await;
+            (order, tried) = (vec![address], Vec::new());
+        }
         let mut waiting = order.into_iter();
         let mut running = FuturesUnordered::new();
         loop {
@@ -155,12 +176,12 @@ impl Way {
 }
 
 impl Known {
-    /// The addresses to try, the best first, and what is said of those that are left alone.
+    /// The addresses to try, if they are those that were found.
     fn order(
         &mut self,
         found: Result<Vec<SocketAddr>, DialError>,
         now: Instant,
-    ) -> Result<(Vec<SocketAddr>, Vec<String>), DialError> {
+    ) -> Result<Order, DialError> {
         match found {
             Ok(addresses) => self.addresses = in_turns(addresses),
             Err(error) if self.addresses.is_empty() => return Err(error),
@@ -168,25 +189,32 @@ impl Known {
         }
         let addresses = &self.addresses;
         self.failures.retain(|address, _| addresses.contains(address));
-        let (mut order, mut left_alone) = (Vec::new(), Vec::new());
+        let (mut order, mut left_alone, mut soonest) = (Vec::new(), Vec::new(), None);
         for address in addresses {
             match self.failures.get(address) {
                 Some(Failures { until, said, .. }) if *until > now => {
                     let left = (*until - now).as_secs_f32();
                     left_alone.push(format!("{address}: {said} (not tried again for {left:.1} s)"));
+                    let this = Some((*until, *address));
+                    soonest = if soonest.is_some_and(|(best, _)| best <= *until) {
+                        soonest
+                    } else {
+                        this
+                    };
                 }
                 _ => order.push(*address),
             }
         }
         // Those that have failed before come last, those of the fewest failures first.
         order.sort_by_key(|address| self.failures.get(address).map_or(0, |known| known.count));
-        Ok((order, left_alone))
+        Ok(Order { order, left_alone, soonest })
     }
 
     /// An address has failed; `chance` is from 0 to 1.
     fn failed(&mut self, address: SocketAddr, said: String, now: Instant, chance: f64) {
         let count = self.failures.get(&address).map_or(0, |known| known.count) + 1;
-        let longest = FIRST.saturating_mul(1 << (count - 1).min(16)).min(LONGEST);
+        let doubled = |times: u32| SECOND.saturating_mul(1 << times.min(16)).min(LONGEST);
+        let longest = count.checked_sub(2).map_or(Duration::ZERO, doubled);
         // Anything up to the longest, so that those who failed together do not come back together.
         let until = now + longest.mul_f64(chance.clamp(0.0, 1.0));
         self.failures.insert(address, Failures { count, said, until });
@@ -271,7 +299,7 @@ mod tests {
         let way = way("two.example", 25);
         let (_, peer) = way.dial_to(Ok(addresses.clone())).await.unwrap();
         assert_eq!(peer, addresses[1]);
-        let (order, left_alone) =
+        let Order { order, left_alone, .. } =
             way.known().order(Ok(addresses.clone()), Instant::now() + LONGEST).unwrap();
         assert_eq!((order, left_alone.len()), (vec![addresses[1], addresses[0]], 0));
     }
@@ -310,16 +338,38 @@ mod tests {
         let mut known = Known::default();
         let alone = |known: &mut Known, after: f32| {
             let at = now + Duration::from_secs_f32(after);
-            known.order(Ok(vec![address]), at).unwrap().0.is_empty()
+            known.order(Ok(vec![address]), at).unwrap().order.is_empty()
         };
+        known.failed(address, "refused".into(), now, 1.0);
+        assert!(!alone(&mut known, 0.0), "once is nothing");
         for longest in [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0] {
             known.failed(address, "refused".into(), now, 1.0);
             assert!(alone(&mut known, longest - 0.1) && !alone(&mut known, longest + 0.1));
         }
         known.failed(address, "refused".into(), now, 0.25);
         assert!(alone(&mut known, 3.9) && !alone(&mut known, 4.1), "its share of the longest");
-        let (_, said) = known.order(Ok(vec![address]), now).unwrap();
-        assert_eq!(said, ["127.0.0.1:25: refused (not tried again for 4.0 s)"]);
+        let Order { left_alone, soonest, .. } = known.order(Ok(vec![address]), now).unwrap();
+        assert_eq!(left_alone, ["127.0.0.1:25: refused (not tried again for 4.0 s)"]);
+        assert_eq!(soonest, Some((now + Duration::from_secs(4), address)));
+    }
+
+    #[tokio::test]
+    async fn who_is_to_be_tried_again_in_a_moment_is_waited_for() {
+        let open = here("127.0.0.1");
+        let address = open.local_addr().unwrap();
+        let way = way("one.example", 25);
+        let ago = Instant::now();
+        for chance in [0.0, 0.4] {
+            way.known().failed(address, "refused".into(), ago, chance);
+        }
+        let (_, peer) = way.dial_to(Ok(vec![address])).await.unwrap();
+        assert_eq!(peer, address);
+        assert!(ago.elapsed() >= SECOND.mul_f64(0.4), "{:?}", ago.elapsed());
+        for _ in 0..9 {
+            way.known().failed(address, "refused".into(), Instant::now(), 1.0);
+        }
+        let said = way.dial_to(Ok(vec![address])).await.map(|_| ()).unwrap_err().to_string();
+        assert!(said.contains("not tried again for 1"), "{said}");
     }
 
     #[test]
