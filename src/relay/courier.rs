@@ -154,7 +154,8 @@ impl Courier {
             let can = mailbox.pool.admits_login();
             let now_with = mailbox.pool.credential();
             // Where no token was had, nobody was refused: the new secret is the news.
-            let news = std::mem::replace(credential, now_with) != now_with;
+            let before = std::mem::replace(credential, now_with);
+            let news = before != Credential::default() && before != now_with;
             if can && (!*could_log_in || news) {
                 mailbox.stops().try_again(Some(&Hold::Credential), now);
             }

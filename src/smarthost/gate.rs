@@ -197,6 +197,10 @@ impl Gate {
         let (login, credential) = match self.target.login().await {
             Ok(login) => login,
             Err(error) => {
+                // So that it is told when it changes.
+                if self.look() {
+                    changed();
+                }
                 let lasts = (!error.is_temporary()).then(|| error.to_string());
                 *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = lasts;
                 let error = OpenError::from(error);
