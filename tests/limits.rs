@@ -4,11 +4,14 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use common::{
-    Plan, fault,
-    memory::{InMemory, limited_pool, timed},
+    MAILBOX, Plan, fault,
+    memory::{InMemory, limited_pool, pool, timed},
 };
 use smtp_uplift::{
     proto::{
@@ -19,7 +22,7 @@ use smtp_uplift::{
     sandbox::{Sandbox, scenario::Scenario},
     smarthost::{
         ledger::Ledger,
-        pool::{Allowance, Budget, Lease, LeaseError, Pool, Spent, Who},
+        pool::{Allowance, Budget, Lease, LeaseError, Lifetime, Pool, Spent, Who},
     },
 };
 use tempfile::TempDir;
@@ -268,4 +271,42 @@ fn the_minute_goes_on_after_a_restart_and_after_a_kill() {
             Err(LeaseError::Spent(Spent { what: Budget::Messages, .. }))
         ));
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_tell_what_is_left_and_who_waits() {
+    let mailbox = "password = { file = \"password\" }\nmessages_per_minute = 2\nrecipients_per_day = 10\n\
+                   max_connections = 1";
+    let house = InMemory::build(Plan { mailbox, ..Plan::default() }).await;
+    assert!(house.send("a@x", &["b@x", "c@x"]).await.starts_with("250 "));
+    let left =
+        |what| house.metric(&format!("mailbox_left{{mailbox=\"{MAILBOX}\",what=\"{what}\"}}"));
+    assert_eq!((left("messages"), left("recipients")), (1.0, 8.0));
+    let waiting = || house.metric(&format!("mailbox_waiting{{mailbox=\"{MAILBOX}\"}}"));
+    let lent = house.pool().lease(&Who::Relay, 0, seconds(5)).await.unwrap();
+    let (spool, ()) = tokio::join!(house.pool().lease(&Who::Spool, 1, seconds(5)), async {
+        sleep(seconds(1)).await;
+        assert_eq!(waiting(), 1.0);
+        lent.park();
+    });
+    spool.unwrap().park();
+    assert_eq!(waiting(), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_that_was_changed_elsewhere_is_presented_once() {
+    // The first login succeeds, the second is refused.
+    let refusal = "535 5.7.139 Authentication unsuccessful, the user credentials were incorrect.";
+    let scenario = fault(&format!("stage = \"auth\"\nreply = {refusal:?}\nevery = 2"));
+    let (sandbox, pool, _folder) = pool(scenario, 3, Lifetime::default());
+    pool.lease(&Who::Spool, 1, seconds(5)).await.unwrap().park();
+    // Long enough for the connection to be given up.
+    sleep(seconds(300)).await;
+    let ask = || pool.lease(&Who::Spool, 1, seconds(60));
+    let (one, two, three) = tokio::join!(ask(), ask(), ask());
+    assert!(one.is_err() && two.is_err() && three.is_err());
+    let logins = sandbox.counts().logins.load(Ordering::SeqCst);
+    let refused = sandbox.counts().refused_logins.load(Ordering::SeqCst);
+    assert_eq!((logins, refused), (1, 1));
+    pool.stop();
 }

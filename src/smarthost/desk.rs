@@ -21,25 +21,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ledger::Ledger,
-    limits::{Allowance, Bar, Cost, Ended, Limits},
+    limits::{Allowance, Bar, Cost, Ended, Limits, NEARLY},
     turns::{Turns, Who},
 };
 use crate::telemetry::metrics::Metrics;
 
 /// What the desk calls zero; what an earlier relay has counted lies before it.
 const BEGINNING: Duration = Duration::from_secs(2 * 24 * 3600);
-/// The share of a day's recipients from which on somebody is told, in percent.
-const NEARLY: u64 = 80;
 
 /// Who waits, and what the mailbox may still do.
 pub struct Desk {
     mailbox: String,
-    allowance: Allowance,
     metrics: Metrics,
     ledger: Option<Ledger>,
     born: Instant,
     state: Mutex<State>,
-    /// When the next one may go may have changed.
+    /// Somebody waits, and when the next one may go may have changed.
     changed: Notify,
 }
 
@@ -51,8 +48,6 @@ struct State {
     /// Tickets so far.
     number: u64,
     closed: bool,
-    /// Somebody was told that the day's recipients are nearly used up.
-    warned: bool,
 }
 
 /// One who waits.
@@ -105,17 +100,9 @@ impl Desk {
         if let Some(ledger) = &ledger {
             limits.resume(BEGINNING, ledger.read(BEGINNING));
         }
-        let state = State {
-            limits,
-            turns: Turns::default(),
-            taken: 0,
-            number: 0,
-            closed: false,
-            warned: false,
-        };
+        let state = State { limits, turns: Turns::default(), taken: 0, number: 0, closed: false };
         Arc::new(Self {
             mailbox: mailbox.to_owned(),
-            allowance,
             metrics,
             ledger,
             born: Instant::now(),
@@ -149,7 +136,6 @@ impl Desk {
         };
         let _waiting = Waiting { desk: self, who, number };
         self.serve();
-        self.look_again();
         answered.await.unwrap_or(Err(Refused::Closed))
     }
 
@@ -167,7 +153,7 @@ impl Desk {
     pub fn left(&self) -> Left {
         let (now, state) = (self.now(), self.state());
         let (messages, recipients) = state.limits.left(now);
-        let bar = state.limits.bar(now, Cost { messages: 1, recipients: 1 });
+        let bar = state.limits.bar(now, Cost::of(1));
         // Rounded up: after so many seconds it may.
         let wait_seconds = bar.map_or(0, |bar| (bar.left().as_millis().div_ceil(1_000)) as u64);
         Left { messages, recipients, wait_seconds }
@@ -190,10 +176,10 @@ impl Desk {
     }
 
     /// The smarthost counts too many connections. Returns how many there may be for a while, if that is news.
-    pub fn lower(&self) -> Option<usize> {
+    pub fn lower(self: &Arc<Self>) -> Option<usize> {
         let now = self.now();
         let left = self.state().limits.lower(now);
-        self.look_again();
+        self.serve();
         left
     }
 
@@ -202,7 +188,6 @@ impl Desk {
         let now = self.now();
         let longer = self.state().limits.pause(now, wait);
         self.serve();
-        self.look_again();
         longer
     }
 
@@ -285,11 +270,13 @@ impl Desk {
                 }
                 // Those behind them may go.
             }
-            self.watch_the_day(&mut state, now);
-            self.metrics.mailbox_waiting(&self.mailbox, state.turns.len());
+            self.tell(&mut state, now);
+            if !state.turns.is_empty() {
+                self.changed.notify_one();
+            }
         }
         if !next.is_empty() {
-            self.note();
+            self.write_down();
         }
         for Ticket { cost, answer, .. } in next {
             // Whoever has just gone drops it, and the next one is served.
@@ -313,27 +300,24 @@ impl Desk {
         turns.iter().filter_map(|ticket| limits.bar(now, ticket.cost)).map(Bar::left).min()
     }
 
-    /// Tells somebody in time that the day's recipients are running out.
-    fn watch_the_day(&self, state: &mut State, now: Duration) {
-        let most = self.allowance.recipients_per_day;
-        let (_, Some(left)) = state.limits.left(now) else { return };
-        let nearly = u64::from(most - left) * 100 >= u64::from(most) * NEARLY;
-        if nearly && !state.warned {
+    /// Tells in the metrics how things are, and somebody in time that the day's recipients are running out.
+    fn tell(&self, state: &mut State, now: Duration) {
+        let (messages, recipients) = state.limits.left(now);
+        self.metrics.mailbox_waiting(&self.mailbox, state.turns.len());
+        self.metrics.mailbox_left(&self.mailbox, messages, recipients);
+        if let Some((recipients_per_day, left)) = state.limits.runs_out(now) {
             tracing::warn!(
                 mailbox = self.mailbox,
-                recipients_per_day = most,
+                recipients_per_day,
                 left,
                 "{NEARLY} % of the recipients that the mailbox may send to in 24 hours are used up: what goes beyond \
                  waits in the spool; a second [[mailbox]] takes its share"
             );
         }
-        state.warned = nearly;
     }
 
-    /// What was sent has changed: for the metrics, and for the next relay.
-    fn note(&self) {
-        let Left { messages, recipients, .. } = self.left();
-        self.metrics.mailbox_left(&self.mailbox, messages, recipients);
+    /// What was sent has changed: for the next relay.
+    fn write_down(&self) {
         if let Some(ledger) = &self.ledger {
             ledger.note();
         }
@@ -346,16 +330,8 @@ impl Desk {
             state.taken = state.taken.saturating_sub(1);
             state.limits.end(now, cost, used);
         }
-        self.note();
+        self.write_down();
         self.serve();
-        self.look_again();
-    }
-
-    /// Has [`Desk::run`] see when the next one may go, if anybody waits.
-    fn look_again(&self) {
-        if !self.state().turns.is_empty() {
-            self.changed.notify_one();
-        }
     }
 
     fn now(&self) -> Duration {

@@ -44,7 +44,7 @@ pub struct Gate {
     unproven: Semaphore,
     offer: Mutex<SmarthostOffer>,
     /// Why there is nothing to log in with, if somebody has to act.
-    trouble: Mutex<Option<String>>,
+    no_secret: Mutex<Option<String>>,
 }
 
 /// Why a connection did not come about.
@@ -74,7 +74,7 @@ impl Gate {
             born: Instant::now(),
             unproven: Semaphore::new(1),
             offer: Mutex::new(offer),
-            trouble: Mutex::default(),
+            no_secret: Mutex::default(),
         }
     }
 
@@ -90,7 +90,7 @@ impl Gate {
 
     /// Why nobody can log in until somebody has acted, in words.
     pub fn trouble(&self) -> Option<String> {
-        let no_secret = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let no_secret = self.no_secret().clone();
         let refused = self.state() == State::Refused;
         no_secret.or_else(|| refused.then(|| "its login was refused".to_owned()))
     }
@@ -202,14 +202,14 @@ impl Gate {
                     changed();
                 }
                 let lasts = (!error.is_temporary()).then(|| error.to_string());
-                *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = lasts;
+                *self.no_secret() = lasts;
                 let error = OpenError::from(error);
                 self.metrics.upstream_connect(&self.target.mailbox, error.stage().as_str());
                 self.journal.failed(&error);
                 return Err(failed(error));
             }
         };
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.no_secret() = None;
         if self.present(credential) {
             changed();
         }
@@ -232,6 +232,10 @@ impl Gate {
             size: capabilities.size.into_iter().chain(own).min(),
             smtputf8: capabilities.smtputf8,
         };
+    }
+
+    fn no_secret(&self) -> MutexGuard<'_, Option<String>> {
+        self.no_secret.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refusal(&self) -> MutexGuard<'_, Option<Box<Reply>>> {

@@ -11,6 +11,9 @@ use crate::config::Mailbox;
 /// How long the smarthost is taken at its word that there are too many connections.
 pub const LOWERED: Duration = Duration::from_secs(300);
 
+/// The share of a day's recipients from which on somebody is told, in percent.
+pub const NEARLY: u64 = 80;
+
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -67,6 +70,8 @@ pub struct Limits {
     paused_until: Duration,
     messages: Window,
     recipients: Window,
+    /// When somebody was told last that the day's recipients run out.
+    told: Option<Duration>,
 }
 
 /// Why nothing may begin just now, and for how long at least.
@@ -142,6 +147,7 @@ impl Limits {
             paused_until: Duration::ZERO,
             messages: Window::new(messages_per_minute, MINUTE),
             recipients: Window::new(recipients_per_day, DAY),
+            told: None,
         }
     }
 
@@ -210,6 +216,18 @@ impl Limits {
     /// How many messages and recipients may still be sent now; `None`: any number.
     pub fn left(&self, now: Duration) -> (Option<u32>, Option<u32>) {
         (self.messages.left(now), self.recipients.left(now))
+    }
+
+    /// Whether somebody is to be told now that the day's recipients run out, which is once a day: how many there may
+    /// be, and how many are left.
+    pub fn runs_out(&mut self, now: Duration) -> Option<(u32, u32)> {
+        let (most, left) = (self.recipients.most, self.recipients.left(now)?);
+        let nearly = u64::from(most - left) * 100 >= u64::from(most) * NEARLY;
+        let news = nearly && self.told.is_none_or(|at| at + DAY <= now);
+        news.then(|| {
+            self.told = Some(now);
+            (most, left)
+        })
     }
 
     /// Messages and recipients that count, those under way as of now.
@@ -383,6 +401,22 @@ mod tests {
         // More than a day's worth goes when nothing else counts.
         assert!(limits.bar(DAY * 2 + seconds(399), to(5_000)).is_some());
         assert!(send(&mut limits, DAY * 3, to(5_000)));
+    }
+
+    #[test]
+    fn somebody_is_told_once_a_day_that_its_recipients_run_out() {
+        let mut limits = limits(3, 0, 10);
+        let to = |recipients| Cost { messages: 1, recipients };
+        assert!(send(&mut limits, seconds(0), to(7)));
+        assert_eq!(limits.runs_out(seconds(0)), None);
+        assert!(send(&mut limits, seconds(0), to(1)));
+        assert_eq!(limits.runs_out(seconds(0)), Some((10, 2)));
+        assert!(send(&mut limits, seconds(1), to(1)));
+        assert_eq!(limits.runs_out(seconds(1)), None);
+        let tomorrow = DAY + seconds(400);
+        assert!(send(&mut limits, tomorrow, to(9)), "all in one message");
+        assert_eq!(limits.runs_out(tomorrow), Some((10, 1)));
+        assert_eq!(self::limits(3, 0, 0).runs_out(tomorrow), None, "any number");
     }
 
     #[test]
