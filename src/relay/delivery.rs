@@ -192,13 +192,10 @@ pub async fn settle(
     let told = plan.recipients.iter().cloned();
     let goes_through = conclusion.other.as_ref().unwrap_or(mailbox);
     let settlement = Settlement {
-        id: id.clone(),
         mailbox: Some(goes_through.address().to_owned()),
-        standing: plan.standing.clone(),
-        forced: false,
         recipients: places.zip(told).map(|(place, (state, said))| (place, state, said)).collect(),
         notice,
-        now: keeper.clock.now(),
+        ..Settlement::new(id, plan.standing.clone(), keeper.clock.now())
     };
     point("settling");
     write_down(relay, keeper, settlement).await;
@@ -298,7 +295,6 @@ pub async fn deliver(
     };
     let now = || keeper.clock.now();
     let outcome = keeper.abort.run_until_cancelled(Box::pin(attempt)).await;
-    let wait = outcome.as_ref().and_then(no_attempt);
     match outcome {
         None if sent.load(Ordering::SeqCst) => {
             let standing = Standing {
@@ -310,30 +306,27 @@ pub async fn deliver(
                 maybe_sent: true,
                 ..as_it_was(&leased)
             };
-            put_back(keeper, settlement(&leased, standing, now())).await;
+            put_back(keeper, Settlement::new(&leased.id, standing, now())).await;
         }
         None | Some(Outcome::NoLease(LeaseError::Stopping)) => {
             put_back(keeper, back(&leased, now(), now())).await;
         }
-        Some(outcome) => {
-            if let Some(wait) = wait {
+        Some(outcome) => match no_attempt(&outcome) {
+            Some(wait) => {
                 let due = now().saturating_add(wait).unwrap_or(now());
                 if !is_of_this_message(&outcome) && !wait.is_zero() {
                     // The others of this mailbox would hear the same.
                     *mailbox.rests() = now().saturating_add(wait.min(REST)).ok();
                 }
-                tracing::debug!(
-                    id = leased.id,
-                    mailbox = mailbox.address(),
-                    ?wait,
-                    "not tried yet"
-                );
+                let (id, mailbox) = (&leased.id, mailbox.address());
+                tracing::debug!(id, mailbox, ?wait, "not tried yet");
                 write_down(relay, keeper, back(&leased, due, now())).await;
-            } else {
+            }
+            None => {
                 let probe = probe.as_ref();
                 settle(relay, keeper, &mailbox, &matter, &outcome, &transcript, probe).await;
             }
-        }
+        },
     }
     if let Some(hold) = probe {
         mailbox.stops().put_off(&hold, now());
@@ -372,7 +365,7 @@ fn untried(
         let (state, hold) = (State::Held, Some(hold));
         let standing = Standing { state, due: None, hold, reason, rule, ..as_it_was(leased) };
         let mailbox = Some(mailbox.address().to_owned());
-        return Some(Settlement { mailbox, ..settlement(leased, standing, now) });
+        return Some(Settlement { mailbox, ..Settlement::new(&leased.id, standing, now) });
     }
     let until = mailbox.away().left_alone(now)?;
     Some(back(leased, until, now))
@@ -395,7 +388,7 @@ pub async fn give_up(relay: &Relay, keeper: &Keeper, leased: Leased, now: Timest
     let standing =
         Standing { state: State::Failed, due: None, hold: None, reason, ..as_it_was(&leased) };
     let settlement =
-        Settlement { recipients, notice, forced: false, ..settlement(&leased, standing, now) };
+        Settlement { recipients, notice, ..Settlement::new(&leased.id, standing, now) };
     write_down(relay, keeper, settlement).await;
 }
 
@@ -417,19 +410,7 @@ fn back(leased: &Leased, due: Timestamp, now: Timestamp) -> Settlement {
     // What is stopped as a whole is probed as a whole; everything else has a time of its own.
     let due = matches!(leased.hold, None | Some(Hold::Message)).then_some(due);
     let standing = Standing { due, ..as_it_was(leased) };
-    Settlement { forced: leased.forced, ..settlement(leased, standing, now) }
-}
-
-fn settlement(leased: &Leased, standing: Standing, now: Timestamp) -> Settlement {
-    Settlement {
-        id: leased.id.clone(),
-        mailbox: None,
-        standing,
-        forced: false,
-        recipients: Vec::new(),
-        notice: None,
-        now,
-    }
+    Settlement { forced: leased.forced, ..Settlement::new(&leased.id, standing, now) }
 }
 
 /// The relay stops: what became of a message is written down if that can be done at once.

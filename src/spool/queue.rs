@@ -328,6 +328,21 @@ pub struct Settlement {
     pub now: Timestamp,
 }
 
+impl Settlement {
+    /// That it stands so from now on, and nothing else.
+    pub fn new(id: &str, standing: Standing, now: Timestamp) -> Self {
+        Self {
+            id: id.to_owned(),
+            mailbox: None,
+            standing,
+            forced: false,
+            recipients: Vec::new(),
+            notice: None,
+            now,
+        }
+    }
+}
+
 /// Something that somebody has to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewNotice {

@@ -81,18 +81,6 @@ fn large(id: &str) -> NewMessage {
     NewMessage { body: Body::Chunks(vec![chunk; 4]), ..message(id) }
 }
 
-fn settlement(id: &str, standing: Standing, now: Timestamp) -> Settlement {
-    Settlement {
-        id: id.to_owned(),
-        mailbox: None,
-        standing,
-        forced: false,
-        recipients: Vec::new(),
-        notice: None,
-        now,
-    }
-}
-
 fn notice(subject: &str) -> NewNotice {
     NewNotice { subject: subject.to_owned(), text: "Plain words.\n".to_owned(), time: at(3) }
 }

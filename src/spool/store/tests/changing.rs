@@ -135,7 +135,7 @@ async fn a_hold_reaches_what_it_says_and_a_release_exactly_that() {
     // Once it was tried it is like any other.
     assert_eq!(lease_ids(&store, at(2)).await, ["forced"]);
     let ready = Standing { due: Some(at(9)), ..standing(State::Ready) };
-    store.settle(settlement("forced", ready, at(3))).await.unwrap();
+    store.settle(Settlement::new("forced", ready, at(3))).await.unwrap();
     assert_eq!(hold(Hold::Smarthost).await.unwrap(), 1);
 
     let release = |mailbox: &str, hold| store.release_all(mailbox.to_owned(), hold, at(4));
@@ -171,7 +171,7 @@ async fn what_is_released_from_a_mailbox_that_is_gone_goes_through_any() {
     let moved = Settlement {
         mailbox: Some("here".to_owned()),
         forced: true,
-        ..settlement("a", Standing { due: Some(at(4)), ..standing(State::Ready) }, at(4))
+        ..Settlement::new("a", Standing { due: Some(at(4)), ..standing(State::Ready) }, at(4))
     };
     store.settle(moved).await.unwrap();
     assert_eq!(summary(&store, "a").await.mailbox, "here");

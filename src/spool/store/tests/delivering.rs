@@ -110,7 +110,7 @@ async fn a_settlement_is_written_with_its_recipients_and_notice() {
     let again = Settlement {
         recipients: vec![(1, RecipientState::Delivered, "250 ok".to_owned())],
         notice: Some(notice("one of two")),
-        ..settlement(
+        ..Settlement::new(
             "a",
             Standing {
                 due: Some(at(60)),
@@ -141,7 +141,7 @@ async fn a_settlement_is_written_with_its_recipients_and_notice() {
     assert_eq!(leased.recipients.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0]);
     let Body::File { path, .. } = leased.body else { panic!("a large one has a file") };
     for id in ["a", "b"] {
-        assert!(store.settle(settlement(id, standing(State::Done), at(61))).await.unwrap());
+        assert!(store.settle(Settlement::new(id, standing(State::Done), at(61))).await.unwrap());
         assert_eq!(store.body(id.to_owned()).await.unwrap(), None);
     }
     assert!(!path.exists(), "what is delivered leaves no mail data");
@@ -167,11 +167,11 @@ async fn what_is_delivered_when_it_is_taken_keeps_no_mail_data() {
 async fn a_live_session_settles_what_it_awaits() {
     let (_folder, store) = open();
     take_all(&store, [message_in("a", State::Awaiting), message_in("b", State::Ready)]).await;
-    assert!(store.settle(settlement("a", standing(State::Done), at(1))).await.unwrap());
-    assert!(!store.settle(settlement("b", standing(State::Done), at(1))).await.unwrap());
-    assert!(!store.settle(settlement("none", standing(State::Done), at(1))).await.unwrap());
+    assert!(store.settle(Settlement::new("a", standing(State::Done), at(1))).await.unwrap());
+    assert!(!store.settle(Settlement::new("b", standing(State::Done), at(1))).await.unwrap());
+    assert!(!store.settle(Settlement::new("none", standing(State::Done), at(1))).await.unwrap());
     for state in [State::Leased, State::Awaiting] {
-        assert!(store.settle(settlement("b", standing(state), at(1))).await.is_err());
+        assert!(store.settle(Settlement::new("b", standing(state), at(1))).await.is_err());
     }
 }
 
@@ -369,7 +369,7 @@ async fn who_was_refused_earlier_keeps_a_message_from_being_done() {
         let standing = Standing { due: Some(at(100)), ..standing(ends) };
         let settled = Settlement {
             recipients: vec![(place, state, String::new())],
-            ..settlement("two", standing, at(100))
+            ..Settlement::new("two", standing, at(100))
         };
         assert!(store.settle(settled).await.unwrap());
     }

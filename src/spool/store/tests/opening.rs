@@ -96,11 +96,10 @@ async fn a_damaged_database_is_refused() {
     assert!(text.contains("is damaged") && text.contains("move it aside"), "{text}");
 }
 
-#[tokio::test]
-async fn an_earlier_version_is_migrated_after_a_backup() {
-    let folder = tempfile::tempdir().unwrap();
-    made(folder.path(), |connection| {
-        schema::make_version(connection, 1).unwrap();
+/// A database of an earlier version, with a message that waits.
+fn made_by_version(version: usize, directory: &Path) {
+    made(directory, |connection| {
+        schema::make_version(connection, version).unwrap();
         connection
             .execute_batch(
                 "INSERT INTO messages (id, state, due, received, size, in_file, attempts, maybe_sent,
@@ -113,6 +112,12 @@ async fn an_earlier_version_is_migrated_after_a_backup() {
             )
             .unwrap();
     });
+}
+
+#[tokio::test]
+async fn an_earlier_version_is_migrated_after_a_backup() {
+    let folder = tempfile::tempdir().unwrap();
+    made_by_version(1, folder.path());
     let store = open_at(folder.path());
     assert_eq!(octets(store.body("old.1".to_owned()).await.unwrap().unwrap()), b"AB\r\n");
     assert!(store.notices().await.unwrap().is_empty());
@@ -135,20 +140,7 @@ async fn an_earlier_version_is_migrated_after_a_backup() {
 #[tokio::test]
 async fn what_waited_before_there_were_several_mailboxes_is_bound_to_none() {
     let folder = tempfile::tempdir().unwrap();
-    made(folder.path(), |connection| {
-        schema::make_version(connection, 2).unwrap();
-        connection
-            .execute_batch(
-                "INSERT INTO messages (id, state, due, received, size, in_file, attempts, maybe_sent,
-                    is_notice, eight_bit, smtputf8, mailbox, device, listener, reverse_path, rule,
-                    reason, head, transcript)
-                VALUES ('old.1', 'ready', 0, 0, 4, 0, 0, 0, 0, 0, 0, 'default', 'scanner', 'legacy',
-                    'a@b.example', '', '', '', '');
-                INSERT INTO recipients VALUES (1, 0, 'c@d.example', 'pending', '');
-                INSERT INTO bodies VALUES (1, x'41420d0a');",
-            )
-            .unwrap();
-    });
+    made_by_version(2, folder.path());
     let store = open_at(folder.path());
     assert!(folder.path().join("queue.db.v2.backup").exists());
     let leased = store.lease_due(due_by(at(0), 9)).await.unwrap().remove(0);

@@ -85,7 +85,7 @@ async fn a_leader_that_goes_away_while_it_gathers_leaves_the_line_to_the_next() 
     {
         let mut gathers = pin!(store.take(message("gathers")));
         begin(&mut gathers).await;
-        let mut noted = pin!(store.settle(settlement("none", standing(State::Done), at(1))));
+        let mut noted = pin!(store.settle(Settlement::new("none", standing(State::Done), at(1))));
         begin(&mut noted).await;
     }
     store.take(message("next")).await.unwrap();
@@ -109,7 +109,7 @@ async fn a_lease_that_nobody_fetches_is_put_back() {
             assert!(lease_ids(&store, at(0)).await.is_empty());
             let held =
                 Standing { hold: Some(Hold::Message), due: Some(at(0)), ..standing(State::Held) };
-            assert!(store.settle(settlement("a", held, at(1))).await.unwrap());
+            assert!(store.settle(Settlement::new("a", held, at(1))).await.unwrap());
         }
     }
     drop(store);
@@ -131,7 +131,7 @@ async fn a_command_beside_the_relay_sees_and_changes_the_same() {
     assert_eq!(stands(&store, "b").await, "held/operator");
     assert!(lease_ids(&store, at(5)).await.is_empty());
     let ready = Standing { due: Some(at(9)), ..standing(State::Ready) };
-    assert!(store.settle(settlement(&leased.id, ready, at(2))).await.unwrap());
+    assert!(store.settle(Settlement::new(&leased.id, ready, at(2))).await.unwrap());
     assert_eq!(change("a", Change::Drop).await.unwrap(), Changed::Done);
     assert!(!store.bodies.path("a").exists());
     assert_eq!(listed(&store, Filter::default()).await, ["b"]);
