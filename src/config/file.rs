@@ -47,7 +47,7 @@ pub fn unreadable(path: &Path, cause: &io::Error) -> String {
 }
 
 /// The permissions of a file if they go beyond its owner in one of these bits.
-pub(super) fn open_mode(path: &Path, bits: u32) -> Option<u32> {
+pub fn open_mode(path: &Path, bits: u32) -> Option<u32> {
     let mode = fs::metadata(path).ok()?.mode() & 0o7777;
     (mode & bits != 0).then_some(mode)
 }

@@ -34,7 +34,7 @@ use crate::{
     proto::limits::LineEndings,
 };
 
-pub use file::{Stamp, unreadable};
+pub use file::{Stamp, open_mode, unreadable};
 pub use problem::{Problem, Problems};
 pub use resolve::is_domain;
 pub use secrets::{Secret, SecretError};

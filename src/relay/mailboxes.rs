@@ -140,11 +140,6 @@ impl Mailbox {
         Some((hold.clone(), stopped.reason.clone(), stopped.rule.clone()))
     }
 
-    /// What its smarthost was last known to take, within what it may send.
-    pub fn offer(&self) -> SmarthostOffer {
-        self.pool.offer()
-    }
-
     /// Whether it can send, as far as is known.
     pub fn can_send(&self, now: Timestamp) -> bool {
         let rests = self.rests().is_some_and(|until| now < until);
@@ -263,9 +258,9 @@ impl Mailboxes {
     /// What a session offers: what its mailbox takes, or else the most that any takes, and what all understand.
     pub fn offer(&self, bound: Option<&Arc<Mailbox>>) -> SmarthostOffer {
         if let Some(mailbox) = bound {
-            return mailbox.offer();
+            return mailbox.pool.offer();
         }
-        let offers = self.all.iter().map(|mailbox| mailbox.offer());
+        let offers = self.all.iter().map(|mailbox| mailbox.pool.offer());
         let more = |one: SmarthostOffer, other: SmarthostOffer| SmarthostOffer {
             size: one.size.zip(other.size).map(|(one, other)| one.max(other)),
             smtputf8: one.smtputf8 && other.smtputf8,
@@ -312,7 +307,7 @@ impl Mailboxes {
         let now = self.now();
         let view = |mailbox: &Arc<Mailbox>| View {
             may: mailbox.may_send_as(reverse_path),
-            fits: size.zip(mailbox.offer().size).is_none_or(|(size, most)| size <= most),
+            fits: size.zip(mailbox.pool.offer().size).is_none_or(|(size, most)| size <= most),
             condition: mailbox.condition(reverse_path, now),
             load: mailbox.pool.load(recipients),
         };

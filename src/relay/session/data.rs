@@ -210,7 +210,7 @@ impl Driver {
     pub(super) fn message_size(&mut self) -> u64 {
         let limit = self.session.message_size();
         let mailbox = self.transaction.as_mut().map(Transaction::mailbox);
-        limit.min(mailbox.and_then(|mailbox| mailbox.offer().size).unwrap_or(limit))
+        limit.min(mailbox.and_then(|mailbox| mailbox.pool.offer().size).unwrap_or(limit))
     }
 
     /// Whether somebody waits for a lease of the transaction's mailbox.

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat
 use serde::{Deserialize, Serialize};
 
 use super::TokenError;
-use crate::config::unreadable;
+use crate::config::{open_mode, unreadable};
 
 /// Longer than any sign-in.
 const LONGEST: u64 = 256 * 1024;
@@ -132,8 +132,7 @@ impl Store {
 
     /// The mode of the file, if others may read it.
     pub(super) fn open_mode(&self) -> Option<u32> {
-        let mode = fs::metadata(&self.path).ok()?.mode() & 0o7777;
-        (mode & 0o077 != 0).then_some(mode)
+        open_mode(&self.path, 0o077)
     }
 
     fn write(
