@@ -3,16 +3,9 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::{
-        fs::{PermissionsExt as _, chown},
-        process::CommandExt as _,
-    },
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
-    process::{Child, Stdio},
-    thread,
-    time::Duration,
 };
 
 use smtp_uplift::{
@@ -28,23 +21,20 @@ use tempfile::TempDir;
 
 use crate::{
     common::{MAILBOX, MESSAGE},
+    group::{self, Group},
     needs::{self, Need, command},
     office::{FROM, Relay},
-    postfix::{self, GUARD},
 };
 
 /// Debian's user `nobody`, to whom the mailboxes belong that nobody reads.
 const NOBODY: u32 = 65_534;
 const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
-const TICK: Duration = Duration::from_millis(10);
-/// How many ticks a start or a stop may take: 20 s.
-const TICKS: u32 = 2_000;
 
 /// A running Dovecot. Dropping it ends all of its processes.
 struct Dovecot {
+    /// It ends before its folder goes.
+    group: Group,
     folder: TempDir,
-    guard: Child,
-    group: String,
     port: u16,
     certificate: Vec<u8>,
 }
@@ -72,48 +62,14 @@ impl Dovecot {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let certificate = configure(folder.path(), port, &issuer.introspection_url(), office);
-        let mut guard = command("sh")
-            .args(["-c", GUARD, "sh", "dovecot", "-F", "-c"])
-            .arg(folder.path().join("dovecot.conf"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let mut group = String::new();
-        BufReader::new(guard.stdout.take().unwrap()).read_line(&mut group).unwrap();
-        let dovecot = Self { folder, guard, group: group.trim().to_owned(), port, certificate };
-        for _ in 0..TICKS {
-            if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
-                stream.set_read_timeout(Some(TICK * TICKS)).unwrap();
-                let mut greeting = String::new();
-                let _ = BufReader::new(stream).read_line(&mut greeting);
-                return greeting.starts_with("220 office.example ").then_some(dovecot);
-            }
-            if dovecot.log().contains("Address already in use") {
-                return None;
-            }
-            thread::sleep(TICK);
-        }
-        panic!("Dovecot does not listen: {}", dovecot.log());
+        let config = folder.path().join("dovecot.conf");
+        let group = Group::start(command("dovecot").args(["-F", "-c"]).arg(config));
+        let dovecot = Self { folder, group, port, certificate };
+        group::greets("Dovecot", port, || dovecot.log()).then_some(dovecot)
     }
 
     fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Dovecot {
-    fn drop(&mut self) {
-        drop(self.guard.stdin.take());
-        let _ = self.guard.wait();
-        for _ in 0..TICKS {
-            if postfix::alive(&self.group) == 0 {
-                return;
-            }
-            thread::sleep(TICK);
-        }
     }
 }
 
@@ -235,10 +191,10 @@ async fn dovecot_takes_the_token_that_the_relay_asked_for() {
     assert!(log.contains(&format!("Login: user=<{MAILBOX}>, method=XOAUTH2")), "{log}");
     assert_eq!(way.issuer.requests(), 1);
 
-    let group = way.dovecot.group.clone();
-    assert!(postfix::alive(&group) > 1);
+    let group = way.dovecot.group.id.clone();
+    assert!(group::alive(&group) > 1);
     drop(way);
-    assert_eq!(postfix::alive(&group), 0, "Dovecot leaves processes behind");
+    assert_eq!(group::alive(&group), 0, "Dovecot leaves processes behind");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

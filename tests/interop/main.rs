@@ -11,6 +11,7 @@ mod common;
 mod devices;
 mod dialogue;
 mod dovecot;
+mod group;
 mod needs;
 mod office;
 mod postfix;

@@ -3,16 +3,11 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
-    net::{TcpListener, TcpStream},
-    os::unix::{
-        fs::{PermissionsExt as _, chown},
-        process::CommandExt as _,
-    },
+    io::Write as _,
+    net::TcpListener,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
+    process::{Command, Stdio},
 };
 
 use memchr::memmem;
@@ -21,21 +16,18 @@ use tempfile::TempDir;
 
 use crate::{
     common::{MAILBOX, PASSWORD},
+    group::{self, Group},
     needs::{Need, command},
 };
 
 /// Debian's user `nobody`. Postfix delivers into maildirs as anybody but root and itself.
 const NOBODY: u32 = 65_534;
-const TICK: Duration = Duration::from_millis(10);
-/// How many ticks a start or a stop may take: 20 s.
-const TICKS: u32 = 2_000;
 
 /// A running Postfix. Dropping it ends all of its processes.
 pub(crate) struct Postfix {
+    /// All that belongs to it; it ends before its folder goes.
+    pub(crate) group: Group,
     folder: TempDir,
-    guard: Child,
-    /// The process group of all that belongs to it.
-    pub(crate) group: String,
     /// Where it listens on loopback.
     pub(crate) port: u16,
     /// Its certificate in PEM form, for `localhost`.
@@ -87,66 +79,12 @@ impl Postfix {
         run(command("postfix").arg("-c").arg(&etc).arg("check"), "");
         let mut postconf = command("postconf");
         let daemons = run(postconf.arg("-c").arg(&etc).args(["-h", "daemon_directory"]), "");
-        let mut guard = command("sh")
-            .args(["-c", GUARD, "sh"])
-            .arg(Path::new(daemons.trim()).join("master"))
-            .arg("-c")
-            .arg(&etc)
-            .arg("-d")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // It tells how the master ended.
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let mut group = String::new();
-        BufReader::new(guard.stdout.take().unwrap()).read_line(&mut group).unwrap();
-        let group = group.trim().to_owned();
-        let postfix = Self { folder, guard, group, port, certificate };
-        for _ in 0..TICKS {
-            if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
-                stream.set_read_timeout(Some(TICK * TICKS)).unwrap();
-                let mut greeting = String::new();
-                let _ = BufReader::new(stream).read_line(&mut greeting);
-                return greeting.starts_with("220 office.example ").then_some(postfix);
-            }
-            if postfix.log().contains("Address already in use") {
-                return None;
-            }
-            thread::sleep(TICK);
-        }
-        panic!("Postfix does not listen: {}", postfix.log());
+        let master = Path::new(daemons.trim()).join("master");
+        // It tells how the master ended.
+        let group = Group::start(command(master.to_str().unwrap()).arg("-c").arg(&etc).arg("-d"));
+        let postfix = Self { folder, group, port, certificate };
+        group::greets("Postfix", port, || postfix.log()).then_some(postfix)
     }
-}
-
-impl Drop for Postfix {
-    fn drop(&mut self) {
-        drop(self.guard.stdin.take());
-        let _ = self.guard.wait();
-        for _ in 0..TICKS {
-            if alive(&self.group) == 0 {
-                return;
-            }
-            thread::sleep(TICK);
-        }
-    }
-}
-
-/// How many processes of a group still run; those that are over and wait for their parent's notice do not.
-pub(crate) fn alive(group: &str) -> usize {
-    let running = |stat: &String| {
-        // proc_pid_stat(5): behind the name, which ends in the last bracket, stand state, parent and group.
-        let (_, fields) = stat.rsplit_once(')')?;
-        let mut fields = fields.split_whitespace();
-        let state = fields.next()?;
-        Some(state != "Z" && state != "X" && fields.nth(1)? == group)
-    };
-    let stats = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        // A process that ends meanwhile has no such file.
-        fs::read_to_string(entry.ok()?.path().join("stat")).ok()
-    });
-    stats.filter(|stat| running(stat) == Some(true)).count()
 }
 
 /// Writes all that Postfix reads; returns its certificate.
@@ -198,17 +136,6 @@ fn with_carriage_returns(message: &[u8]) -> Vec<u8> {
     }
     out
 }
-
-/// Ends a daemon when stdin does: when it is dropped, and also when the tests are killed. The master leads a
-/// process group, and takes it along.
-pub(crate) const GUARD: &str = "\
-setsid \"$@\" </dev/null >/dev/null 2>&1 &
-echo $!
-read -r _
-kill -s TERM $!
-wait $!
-kill -s KILL -- -$! 2>/dev/null
-";
 
 const MAIN: &str = "\
 compatibility_level = 3.6

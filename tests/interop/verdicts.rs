@@ -7,9 +7,9 @@ use smtp_uplift::{sandbox::device::Device, transport::device_tls::DeviceTls};
 
 use crate::{
     common::{MAILBOX, MESSAGE},
-    needs,
+    group, needs,
     office::{FROM, Relay, Smarthost},
-    postfix::{self, Postfix},
+    postfix::Postfix,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,7 +18,7 @@ async fn devices_hear_what_postfix_says() {
         return;
     }
     let postfix = Postfix::start();
-    let group = postfix.group.clone();
+    let group = postfix.group.id.clone();
     let here = ([127, 0, 0, 1], postfix.port).into();
     let old = DeviceTls::new(SslVersion::TLS1, None).unwrap();
     let new = DeviceTls::new(SslVersion::TLS1_2, None).unwrap();
@@ -71,9 +71,9 @@ async fn devices_hear_what_postfix_says() {
     let said = device.send(FROM, &["copier-9@office.example"], MESSAGE).await.unwrap().to_string();
     assert_eq!(said, "451 4.7.0 waiting for the relay's operator: the mailbox cannot log in");
 
-    assert!(postfix::alive(&group) > 1);
+    assert!(group::alive(&group) > 1);
     drop(smarthost);
-    assert_eq!(postfix::alive(&group), 0, "Postfix leaves processes behind");
+    assert_eq!(group::alive(&group), 0, "Postfix leaves processes behind");
 }
 
 /// Waits for a line of Postfix' log, which is written by a process of its own.
