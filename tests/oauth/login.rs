@@ -58,7 +58,23 @@ struct Desk {
     folder: TempDir,
 }
 
+fn value_of(page: &Url, key: &str) -> String {
+    page.query_pairs().find(|(name, _)| name == key).unwrap().1.into_owned()
+}
+
 impl Desk {
+    /// Begins to sign in; returns the page that is to be opened.
+    async fn page(&self) -> (Url, Child) {
+        let mut child = self.command(&[MAILBOX, "--browser"]).spawn().unwrap();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+            let page =
+                lines.find_map(|line| line.ok().filter(|line| line.starts_with("http"))).unwrap();
+            (Url::parse(&page).unwrap(), child)
+        });
+        reading.await.unwrap()
+    }
+
     async fn new() -> Self {
         Self::with(Endpoint::start().await, "flow = \"device-code\"")
     }
@@ -164,18 +180,9 @@ async fn somebody_signs_in_with_a_code_on_another_device() {
 async fn somebody_signs_in_with_a_browser_on_this_machine() {
     let desk = Desk::new().await;
     desk.endpoint.answers([granted("admin@example.com")]);
-    let mut child = desk.command(&[MAILBOX, "--browser"]).spawn().unwrap();
-    let (page, child) = tokio::task::spawn_blocking(move || {
-        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-        let page =
-            lines.find_map(|line| line.ok().filter(|line| line.starts_with("http"))).unwrap();
-        (Url::parse(&page).unwrap(), child)
-    })
-    .await
-    .unwrap();
+    let (page, child) = desk.page().await;
     assert_eq!(page.path(), "/contoso.example/oauth2/v2.0/authorize");
-    let value =
-        |key: &str| page.query_pairs().find(|(name, _)| name == key).unwrap().1.into_owned();
+    let value = |key| value_of(&page, key);
     assert_eq!(
         (value("response_type"), value("code_challenge_method")),
         ("code".into(), "S256".into())
@@ -223,17 +230,8 @@ fn browser() -> reqwest::Client {
 async fn who_is_refused_in_the_browser_hears_why() {
     let desk = Desk::new().await;
     desk.endpoint.answers([granted(MAILBOX)]);
-    let mut child = desk.command(&[MAILBOX, "--browser"]).spawn().unwrap();
-    let (page, child) = tokio::task::spawn_blocking(move || {
-        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-        let page =
-            lines.find_map(|line| line.ok().filter(|line| line.starts_with("http"))).unwrap();
-        (Url::parse(&page).unwrap(), child)
-    })
-    .await
-    .unwrap();
-    let value =
-        |key: &str| page.query_pairs().find(|(name, _)| name == key).unwrap().1.into_owned();
+    let (page, child) = desk.page().await;
+    let value = |key| value_of(&page, key);
     let back = value("redirect_uri").replace("localhost", "127.0.0.1");
     let query = "error=access_denied&error_description=AADSTS65004%3a+User+declined+to+consent";
     let answer =
