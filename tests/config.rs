@@ -21,7 +21,7 @@ use std::{
 use secrecy::ExposeSecret;
 use smtp_uplift::{
     config::{self, *},
-    policy::{AccessList, DeviceAuth, ListenerTls, TlsProfile},
+    policy::{AccessList, DeviceAuth, ListenerTls, Overrides, Profile, TlsProfile},
     proto::limits::LineEndings,
     transport::certificate::Identity,
 };
@@ -305,14 +305,9 @@ fn defaults_are_those_of_the_interface() {
         [Listener {
             name: "127.0.0.1:2525".into(),
             address: "127.0.0.1:2525".parse().unwrap(),
-            tls: ListenerTls::StartTls,
-            tls_profile: TlsProfile::Legacy,
-            auth: DeviceAuth::None,
-            auth_without_tls: false,
-            accept_any_credentials: false,
-            line_endings: LineEndings::Normalise,
-            hide: vec![],
+            profile: Profile::default(),
             allow: AccessList::default(),
+            proxy_protocol_from: AccessList::from_iter([]),
             mailbox: None
         }]
     );
@@ -378,20 +373,26 @@ fn everything_said() {
     assert_eq!(config.received, ReceivedDetail::NoClient);
     let [lan, smtps, plain, _] = &config.listeners[..] else { panic!("four listeners") };
     assert_eq!(
-        (lan.name.as_str(), lan.tls, lan.tls_profile),
+        (lan.name.as_str(), lan.profile.tls, lan.profile.tls_profile),
         ("lan", ListenerTls::RequireStartTls, TlsProfile::Ancient)
     );
-    assert_eq!((lan.auth, lan.line_endings), (DeviceAuth::Require, LineEndings::Strict));
-    assert_eq!(lan.hide, ["PIPELINING", "8BITMIME"]);
+    assert_eq!(
+        (lan.profile.auth, lan.profile.line_endings),
+        (DeviceAuth::Require, LineEndings::Strict)
+    );
+    assert_eq!(lan.profile.hide, ["PIPELINING", "8BITMIME"]);
     for inside in ["10.1.1.1", "192.168.7.7", "172.16.3.3", "::ffff:10.1.1.1"] {
         assert!(lan.allow.allows(inside.parse().unwrap()), "{inside}");
     }
     for outside in ["127.0.0.1", "192.168.7.8", "::1"] {
         assert!(!lan.allow.allows(outside.parse().unwrap()), "{outside}");
     }
-    assert_eq!((smtps.tls, smtps.tls_profile), (ListenerTls::Implicit, TlsProfile::Modern));
     assert_eq!(
-        (plain.tls, plain.auth, plain.accept_any_credentials),
+        (smtps.profile.tls, smtps.profile.tls_profile),
+        (ListenerTls::Implicit, TlsProfile::Modern)
+    );
+    assert_eq!(
+        (plain.profile.tls, plain.profile.auth, plain.profile.accept_any_credentials),
         (ListenerTls::None, DeviceAuth::Offer, true)
     );
     let certificate = config.certificate.unwrap();
@@ -428,7 +429,11 @@ fn everything_said() {
     let device = |name: &str, who, mailbox: Option<&str>| Device {
         name: name.into(),
         who,
+        profile: Overrides::default(),
         mailbox: mailbox.map(Into::into),
+        delivery: None,
+        senders: None,
+        recipients: None,
     };
     let network = |text: &str| DeviceMatch::Network(text.parse().unwrap());
     assert_eq!(

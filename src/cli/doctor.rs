@@ -60,7 +60,7 @@ pub(super) async fn run(args: Args) -> u8 {
             Ok(target) => target,
             Err(error) => return complain(&error, CONFIGURATION),
         };
-        let named = mailbox.send_as.iter().filter(|sender| !sender.contains('*'));
+        let named = mailbox.send_as.as_slice().iter().filter(|sender| !sender.contains('*'));
         let senders: Vec<String> =
             std::iter::once(&mailbox.address).chain(named).cloned().collect();
         let which = (mailboxes.len() > 1).then_some(mailbox.address.as_str());

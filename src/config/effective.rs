@@ -14,8 +14,9 @@ use toml::Value;
 use super::{
     Admin, CertificateFiles, ClientProof, Config, Delivery, Device, DeviceMatch, Limits, Listener,
     Log, Mailbox, MailboxAuth, NoticeWay, Notices, OAuth, Smarthost, Spool, TokenSource,
-    word::Word as _,
+    word::Word,
 };
+use crate::policy::{Overrides, Profile};
 
 impl Config {
     /// TOML that reads back with the same meaning, here and in later versions: every default is spelled
@@ -104,14 +105,20 @@ fn listener(page: &mut Page, listener: &Listener) {
     let Listener {
         name,
         address,
-        tls,
-        tls_profile,
-        auth,
-        auth_without_tls,
-        accept_any_credentials,
-        line_endings,
-        hide,
+        profile:
+            Profile {
+                tls,
+                tls_profile,
+                auto_wait,
+                starttls_fallback,
+                auth,
+                auth_without_tls,
+                accept_any_credentials,
+                line_endings,
+                hide,
+            },
         allow,
+        proxy_protocol_from,
         mailbox,
     } = listener;
     page.section("[[listener]]");
@@ -119,26 +126,65 @@ fn listener(page: &mut Page, listener: &Listener) {
     page.text("address", &address.to_string());
     page.text("tls", tls.word());
     page.text("tls_profile", tls_profile.word());
-    page.text("starttls_fallback", "0s");
+    page.duration("auto_wait", *auto_wait);
+    page.duration("starttls_fallback", *starttls_fallback);
     page.text("auth", auth.word());
     page.bare("auth_without_tls", auth_without_tls);
     page.bare("accept_any_credentials", accept_any_credentials);
     page.text("line_endings", line_endings.word());
     page.list("hide", hide);
-    page.list("proxy_protocol_from", &[] as &[&str]);
+    page.list("proxy_protocol_from", proxy_protocol_from.networks());
     page.list("allow", allow.networks());
     page.some_text("mailbox", mailbox.as_deref());
 }
 
 fn device(page: &mut Page, device: &Device) {
-    let Device { name, who, mailbox } = device;
+    let Device { name, who, profile, mailbox, delivery, senders, recipients } = device;
+    let Overrides {
+        tls,
+        tls_profile,
+        auto_wait,
+        starttls_fallback,
+        auth,
+        auth_without_tls,
+        accept_any_credentials,
+        line_endings,
+        hide,
+    } = profile;
     page.section("[[device]]");
     page.text("name", name);
     match who {
         DeviceMatch::Network(network) => page.text("address", &network.to_string()),
         DeviceMatch::Login(login) => page.text("login", login),
     }
+    page.some_text("tls", tls.map(Word::word));
+    page.some_text("tls_profile", tls_profile.map(Word::word));
+    for (key, duration) in [("auto_wait", auto_wait), ("starttls_fallback", starttls_fallback)] {
+        if let Some(duration) = duration {
+            page.duration(key, *duration);
+        }
+    }
+    page.some_text("auth", auth.map(Word::word));
+    let flags = [
+        ("auth_without_tls", auth_without_tls),
+        ("accept_any_credentials", accept_any_credentials),
+    ];
+    for (key, flag) in flags {
+        if let Some(flag) = flag {
+            page.bare(key, flag);
+        }
+    }
+    page.some_text("line_endings", line_endings.map(Word::word));
+    if let Some(hide) = hide {
+        page.list("hide", hide);
+    }
     page.some_text("mailbox", mailbox.as_deref());
+    page.some_text("delivery", delivery.map(Word::word));
+    for (key, patterns) in [("senders", senders), ("recipients", recipients)] {
+        if let Some(patterns) = patterns {
+            page.list(key, patterns.as_slice());
+        }
+    }
 }
 
 fn limits(page: &mut Page, limits: &Limits) {
@@ -226,7 +272,7 @@ fn mailbox(page: &mut Page, mailbox: &Mailbox) {
     page.bare("messages_per_minute", messages_per_minute);
     page.bare("recipients_per_day", recipients_per_day);
     page.some_text("message_size", message_size.map(size).as_deref());
-    page.list("send_as", send_as);
+    page.list("send_as", send_as.as_slice());
     if let MailboxAuth::XOAuth2 { token } = auth {
         page.section("[mailbox.oauth]");
         match token {

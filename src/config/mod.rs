@@ -29,10 +29,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{
-    policy::{AccessList, DeviceAuth, ListenerTls, TlsProfile},
-    proto::limits::LineEndings,
-};
+use crate::policy::{AccessList, Overrides, Patterns, Profile};
 
 pub use file::{Stamp, open_mode, unreadable};
 pub use problem::{Problem, Problems};
@@ -167,22 +164,12 @@ pub struct Listener {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
-    /// When it speaks TLS.
-    pub tls: ListenerTls,
-    /// The oldest TLS that it takes.
-    pub tls_profile: TlsProfile,
-    /// Whether devices log in.
-    pub auth: DeviceAuth,
-    /// Whether AUTH is offered before TLS too.
-    pub auth_without_tls: bool,
-    /// Whether any name and password will do.
-    pub accept_any_credentials: bool,
-    /// What happens to line ends that are not CR LF.
-    pub line_endings: LineEndings,
-    /// EHLO keywords that are not offered, in capitals.
-    pub hide: Vec<String>,
+    /// How devices are served whose own entry says nothing else.
+    pub profile: Profile,
     /// Who may connect.
     pub allow: AccessList,
+    /// Load balancers, which tell of each device in a PROXY header.
+    pub proxy_protocol_from: AccessList,
     /// The address of the mailbox that its devices send through; `None`: any.
     pub mailbox: Option<String>,
 }
@@ -194,8 +181,16 @@ pub struct Device {
     pub name: String,
     /// How it is told from others.
     pub who: DeviceMatch,
+    /// How it is served.
+    pub profile: Overrides,
     /// The address of the mailbox that it sends through; `None`: any.
     pub mailbox: Option<String>,
+    /// What its 250 means; `None`: as for all.
+    pub delivery: Option<DeliveryMode>,
+    /// What it may send as; `None`: anything.
+    pub senders: Option<Patterns>,
+    /// Where it may send; `None`: anywhere.
+    pub recipients: Option<Patterns>,
 }
 
 /// How a device is told from others.
@@ -318,8 +313,8 @@ pub struct Mailbox {
     pub recipients_per_day: u32,
     /// Octets of a message that it may send; `None`: what the smarthost says.
     pub message_size: Option<u64>,
-    /// Senders that it may use besides its own address; `*@domain` stands for a domain.
-    pub send_as: Vec<String>,
+    /// Senders that it may use besides its own address.
+    pub send_as: Patterns,
     /// The server that it submits to: that of the configuration, but for what it has of its own.
     pub smarthost: Smarthost,
 }

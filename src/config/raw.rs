@@ -228,13 +228,6 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// A key that only later versions act on.
-    pub(super) fn not_yet(&mut self, key: &'static str) {
-        if self.take(key).is_some() {
-            self.problem(key, LATER, "remove it");
-        }
-    }
-
     /// Ends the reading: what nobody asked for is unknown.
     pub(super) fn finish(self) {
         for (name, value) in self.entries.into_iter().flatten() {

@@ -7,6 +7,7 @@ mod device;
 mod listener;
 mod mailbox;
 mod oauth;
+mod profile;
 mod smarthost;
 mod spool;
 

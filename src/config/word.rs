@@ -44,6 +44,7 @@ impl Word for ListenerTls {
         (Self::StartTls.as_str(), Self::StartTls),
         (Self::RequireStartTls.as_str(), Self::RequireStartTls),
         (Self::Implicit.as_str(), Self::Implicit),
+        (Self::Auto.as_str(), Self::Auto),
         (Self::None.as_str(), Self::None),
     ];
 }

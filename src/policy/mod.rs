@@ -3,7 +3,9 @@
 //! Nothing here reads a clock, a socket or a log: every answer follows from its arguments alone.
 
 pub mod access;
+pub mod pattern;
 pub mod profile;
 
 pub use access::{AccessList, canonical};
-pub use profile::{DeviceAuth, ListenerTls, TlsProfile};
+pub use pattern::Patterns;
+pub use profile::{DeviceAuth, ListenerTls, Overrides, Profile, TlsProfile};

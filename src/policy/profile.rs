@@ -1,6 +1,8 @@
-//! What a listener offers its devices, and what it insists on.
+//! What a listener offers its devices, and what it insists on; for a single device its own entry may say otherwise.
 
-use std::fmt;
+use std::{fmt, time::Duration};
+
+use crate::proto::limits::LineEndings;
 
 /// The oldest TLS that a listener takes. Ordered: a later profile takes all that an earlier one does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -43,6 +45,8 @@ pub enum ListenerTls {
     RequireStartTls,
     /// From the first octet (RFC 8314, section 3.3).
     Implicit,
+    /// As the device likes: a ClientHello within `auto_wait` begins TLS, else it is greeted and offered STARTTLS.
+    Auto,
 }
 
 impl ListenerTls {
@@ -53,6 +57,7 @@ impl ListenerTls {
             Self::StartTls => "starttls",
             Self::RequireStartTls => "require-starttls",
             Self::Implicit => "implicit",
+            Self::Auto => "auto",
         }
     }
 }
@@ -67,4 +72,90 @@ pub enum DeviceAuth {
     Offer,
     /// No mail without AUTH.
     Require,
+}
+
+/// How a device is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// When TLS is spoken.
+    pub tls: ListenerTls,
+    /// The oldest TLS that is taken.
+    pub tls_profile: TlsProfile,
+    /// How long `auto` waits for a ClientHello before it greets.
+    pub auto_wait: Duration,
+    /// How long STARTTLS is not offered to an address whose handshake has failed; zero: it always is.
+    pub starttls_fallback: Duration,
+    /// Whether the device logs in.
+    pub auth: DeviceAuth,
+    /// Whether AUTH is offered before TLS too.
+    pub auth_without_tls: bool,
+    /// Whether any name and password will do.
+    pub accept_any_credentials: bool,
+    /// What happens to line ends that are not CR LF.
+    pub line_endings: LineEndings,
+    /// EHLO keywords that are not offered, in capitals.
+    pub hide: Vec<String>,
+}
+
+/// What a device's own entry says of how it is served; `None`: as its listener does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// See [`Profile::tls`].
+    pub tls: Option<ListenerTls>,
+    /// See [`Profile::tls_profile`].
+    pub tls_profile: Option<TlsProfile>,
+    /// See [`Profile::auto_wait`].
+    pub auto_wait: Option<Duration>,
+    /// See [`Profile::starttls_fallback`].
+    pub starttls_fallback: Option<Duration>,
+    /// See [`Profile::auth`].
+    pub auth: Option<DeviceAuth>,
+    /// See [`Profile::auth_without_tls`].
+    pub auth_without_tls: Option<bool>,
+    /// See [`Profile::accept_any_credentials`].
+    pub accept_any_credentials: Option<bool>,
+    /// See [`Profile::line_endings`].
+    pub line_endings: Option<LineEndings>,
+    /// See [`Profile::hide`].
+    pub hide: Option<Vec<String>>,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            tls: ListenerTls::default(),
+            tls_profile: TlsProfile::default(),
+            auto_wait: Duration::from_millis(500),
+            starttls_fallback: Duration::from_secs(600),
+            auth: DeviceAuth::default(),
+            auth_without_tls: false,
+            accept_any_credentials: false,
+            line_endings: LineEndings::default(),
+            hide: Vec::new(),
+        }
+    }
+}
+
+impl Profile {
+    /// The same, but for what is said otherwise.
+    pub fn with(&self, own: &Overrides) -> Self {
+        Self {
+            tls: own.tls.unwrap_or(self.tls),
+            tls_profile: own.tls_profile.unwrap_or(self.tls_profile),
+            auto_wait: own.auto_wait.unwrap_or(self.auto_wait),
+            starttls_fallback: own.starttls_fallback.unwrap_or(self.starttls_fallback),
+            auth: own.auth.unwrap_or(self.auth),
+            auth_without_tls: own.auth_without_tls.unwrap_or(self.auth_without_tls),
+            accept_any_credentials: own
+                .accept_any_credentials
+                .unwrap_or(self.accept_any_credentials),
+            line_endings: own.line_endings.unwrap_or(self.line_endings),
+            hide: own.hide.clone().unwrap_or_else(|| self.hide.clone()),
+        }
+    }
+
+    /// Whether mail is taken from whoever connects, without a login that proves anything.
+    pub fn takes_anybody(&self) -> bool {
+        self.auth != DeviceAuth::Require || self.accept_any_credentials
+    }
 }

@@ -56,9 +56,18 @@ impl Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Overrides;
 
     fn device(name: &str, who: DeviceMatch, mailbox: Option<&str>) -> Device {
-        Device { name: name.to_owned(), who, mailbox: mailbox.map(str::to_owned) }
+        Device {
+            name: name.to_owned(),
+            who,
+            profile: Overrides::default(),
+            mailbox: mailbox.map(str::to_owned),
+            delivery: None,
+            senders: None,
+            recipients: None,
+        }
     }
 
     fn network(text: &str) -> DeviceMatch {

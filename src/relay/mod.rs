@@ -29,7 +29,7 @@ pub mod session;
 pub mod stops;
 pub mod transaction;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,7 @@ use self::{devices::Devices, keeper::Keeper, mailboxes::Mailboxes};
 use crate::{
     auth::accounts::Accounts,
     config::{Delivery, Limits, Listener, ReceivedDetail},
+    policy::TlsProfile,
     telemetry::{metrics::Metrics, transcript::Transcripts},
     transport::server_tls::ServerTls,
 };
@@ -84,6 +85,9 @@ impl Relay {
 pub struct Door {
     /// Its settings.
     pub listener: Listener,
-    /// Its side of TLS, if it has one; it changes with the certificate.
-    pub tls: Option<watch::Receiver<ServerTls>>,
+    /// Our side of TLS.
+    pub tls: Contexts,
 }
+
+/// Our side of TLS for each profile that some device may need; it changes with the certificate.
+pub type Contexts = Arc<HashMap<TlsProfile, watch::Receiver<ServerTls>>>;

@@ -1,8 +1,12 @@
 //! Drives one device's session: reads what it sends, asks [`proto::session`](crate::proto::session) what it
-//! means, does it, and answers. `data` and `keep` have what begins with DATA.
+//! means, does it, and answers. `secure` has the handshake, `login` who the device is, `envelope` what MAIL and RCPT
+//! begin, `data` and `keep` what begins with DATA.
 
 mod data;
+mod envelope;
 mod keep;
+mod login;
+mod secure;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -10,23 +14,12 @@ use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio::time::timeout;
 use tokio_util::codec::Framed;
 
-use super::{
-    Door, Relay, answer,
-    devices::LoggedIn,
-    mailboxes::Mailbox,
-    pace,
-    transaction::{Origin, Transaction},
-};
+use super::{Door, Relay, answer, mailboxes::Mailbox, pace, transaction::Transaction};
 use crate::{
-    auth::accounts::{Account, Accounts},
     codec::server::{ServerCodec, ServerItem},
-    policy::{DeviceAuth, ListenerTls},
+    policy::{DeviceAuth, ListenerTls, Profile},
     proto::{
-        envelope::Envelope,
-        param::MailParams,
-        path::{ForwardPath, ReversePath},
         reply::Reply,
-        sasl::Credentials,
         session::{Features, Offer, Session, Step},
     },
     telemetry::{
@@ -41,12 +34,8 @@ use crate::{
 const BUFFER: usize = 1024;
 /// Replies that are written at once at the latest.
 const FLUSH_AT: usize = 8 * 1024;
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long a device may refuse to take a reply.
 const WRITE: Duration = Duration::from_secs(60);
-/// How long a refused login is kept waiting: guessing is slow.
-const REFUSED_LOGIN: Duration = Duration::from_secs(1);
 
 /// Serves a device from its first octet to its last. `id` names the session in the log.
 pub async fn serve(
@@ -56,20 +45,26 @@ pub async fn serve(
     door: Arc<Door>,
     relay: Arc<Relay>,
 ) -> SessionOutcome {
-    let implicit = door.listener.tls == ListenerTls::Implicit;
     let peer = peer.to_canonical();
+    let device = relay.devices.at(peer);
+    let profile = device.map_or_else(
+        || door.listener.profile.clone(),
+        |device| door.listener.profile.with(&device.profile),
+    );
+    let implicit = profile.tls == ListenerTls::Implicit;
     let mut driver = Driver {
         framed: framed(io),
-        session: Session::new(features(&door, &relay), implicit),
+        session: Session::new(features(&profile, &relay), implicit),
         tls: None,
         transaction: None,
         count: 0,
         wary: false,
-        device: match relay.devices.at(peer) {
+        device: match device {
             Some(device) => device.name.as_str().into(),
             None => peer.to_string().into(),
         },
         bound: None,
+        profile,
         peer,
         transcript: relay.transcripts.begin(),
         id,
@@ -110,6 +105,8 @@ struct Driver {
     count: u32,
     /// DATA was refused just now: whatever is no command may be mail data.
     wary: bool,
+    /// How the device is served.
+    profile: Profile,
     peer: IpAddr,
     /// Its name, or its address.
     device: Arc<str>,
@@ -185,90 +182,6 @@ impl Driver {
             Step::Data => self.data().await?,
         }
         Ok(())
-    }
-
-    async fn mail(&mut self, path: ReversePath, params: MailParams) -> Result<(), SessionOutcome> {
-        self.count += 1;
-        let envelope = Envelope { reverse_path: path.clone(), params, recipients: Vec::new() };
-        let origin = Origin {
-            relay: Arc::clone(&self.relay),
-            door: Arc::clone(&self.door),
-            peer: self.peer,
-            device: Arc::clone(&self.device),
-            bound: self.bound.clone(),
-            tls: self.tls.clone(),
-            transcript: self.transcript.clone(),
-        };
-        let id = format!("{}.{}", self.id, self.count);
-        match Transaction::new(id, envelope, origin) {
-            Ok(transaction) => {
-                self.transaction = Some(transaction);
-                let reply = self.session.mail_accepted(path, params);
-                self.say(&reply).await
-            }
-            Err(reply) => self.say(&reply).await,
-        }
-    }
-
-    async fn rcpt(&mut self, path: ForwardPath) -> Result<(), SessionOutcome> {
-        let Some(transaction) = &mut self.transaction else { return Ok(()) };
-        let reply = transaction.rcpt(path.clone()).await;
-        if reply.code.is_positive() {
-            self.session.rcpt_accepted(path);
-        }
-        self.say(&reply).await
-    }
-
-    async fn login(&mut self, credentials: Credentials) -> Result<(), SessionOutcome> {
-        let (accounts, given) = (self.relay.accounts.clone(), credentials.clone());
-        let any = self.door.listener.accept_any_credentials;
-        // Argon2 takes its time and memory: not the event loop's, and not for everybody at once.
-        let verifying = self.relay.logins.acquire().await;
-        let judged = tokio::task::spawn_blocking(move || {
-            if any { Some(Account::default()) } else { accept_login(&accounts, &given) }
-        });
-        let account = judged.await.ok().flatten();
-        drop(verifying);
-        let accepted = account.is_some();
-        if let Some(account) = account {
-            self.bind(Some((&credentials.user, account)));
-        } else {
-            let listener = &self.door.listener.name;
-            tracing::warn!(device = %self.peer, listener, user = credentials.user, "login refused");
-            tokio::time::sleep(REFUSED_LOGIN).await;
-        }
-        match self.session.login(credentials, accepted) {
-            Step::Close(reply) => {
-                self.farewell(&reply).await?;
-                Err(SessionOutcome::Faulty)
-            }
-            Step::Reply(reply) => self.say(&reply).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// Finds out which mailbox the device's mail goes through. A login that names one that is not there any more
-    /// binds to none of its own.
-    fn bind(&mut self, login: Option<(&str, Account)>) {
-        let Relay { mailboxes, devices, .. } = &*self.relay;
-        let mailbox = login.as_ref().and_then(|(user, account)| {
-            let named = account.mailbox.as_deref()?;
-            if mailboxes.find(named).is_none() {
-                tracing::warn!(
-                    user, mailbox = named,
-                    "users_file names a mailbox that is not configured: add [[mailbox]], or correct the line"
-                );
-            }
-            mailboxes.find(named).map(|mailbox| mailbox.address())
-        });
-        let login = login.as_ref().map(|(user, _)| LoggedIn { user, mailbox });
-        if let (None, Some(device)) =
-            (devices.at(self.peer), login.and_then(|login| devices.logged_in(login.user)))
-        {
-            self.device = device.name.as_str().into();
-        }
-        let bound = devices.mailbox(self.peer, login, self.door.listener.mailbox.as_deref());
-        self.bound = bound.and_then(|address| mailboxes.find(address)).cloned();
     }
 
     /// The next command. A connection to the smarthost is not held for a device that says nothing.
@@ -356,43 +269,6 @@ impl Driver {
         SessionOutcome::Closed
     }
 
-    async fn secure(&mut self) -> Result<(), SessionOutcome> {
-        self.flush().await?;
-        let nothing = framed(Box::new(tokio::io::empty()));
-        let parts = std::mem::replace(&mut self.framed, nothing).into_parts();
-        let listener = &self.door.listener.name;
-        if !parts.read_buf.is_empty() {
-            // Sent before the handshake, it would count as said after it (RFC 3207 section 6).
-            tracing::warn!(device = %self.peer, listener, "bytes before the TLS handshake: closed");
-            self.relay.metrics.device_fault(listener, DeviceFault::EarlyTalk);
-            return Err(SessionOutcome::Faulty);
-        }
-        let Some(tls) = self.door.tls.as_ref().map(|tls| tls.borrow().clone()) else {
-            return Err(SessionOutcome::TlsFailed);
-        };
-        let failed = |fault: String| {
-            self.transcript.say(Voice::Note, format_args!("TLS handshake failed: {fault}"));
-            tracing::warn!(device = %self.peer, listener, %fault, "TLS handshake failed");
-            self.relay.metrics.handshake(listener, None);
-            self.relay.metrics.device_fault(listener, DeviceFault::TlsFailed);
-            SessionOutcome::TlsFailed
-        };
-        let (io, info) = match timeout(HANDSHAKE, tls.accept(parts.io)).await {
-            Ok(Ok(accepted)) => accepted,
-            Ok(Err(fault)) if fault.silent => return Err(SessionOutcome::Closed),
-            Ok(Err(fault)) => return Err(failed(fault.to_string())),
-            Err(_) => return Err(failed(format!("not done within {} s", HANDSHAKE.as_secs()))),
-        };
-        tracing::debug!(device = %self.peer, tls = %info, "TLS handshake");
-        self.transcript.say(Voice::Note, format_args!("TLS with the device: {info}"));
-        self.relay.metrics.handshake(listener, Some((info.version, &info.cipher)));
-        self.session.secured();
-        self.bind(None);
-        self.framed = framed(io);
-        self.tls = Some(info);
-        Ok(())
-    }
-
     /// Ends a transaction that came to no data.
     fn abort(&mut self) {
         let Some(mut transaction) = self.transaction.take() else { return };
@@ -416,31 +292,22 @@ fn framed(io: BoxIo) -> Framed<BoxIo, ServerCodec> {
     framed
 }
 
-fn features(door: &Door, relay: &Relay) -> Features {
-    let listener = &door.listener;
+fn features(profile: &Profile, relay: &Relay) -> Features {
     Features {
         hostname: relay.hostname.clone(),
         message_size: relay.limits.message_size,
         recipients: relay.limits.recipients,
-        starttls: match listener.tls {
+        starttls: match profile.tls {
             ListenerTls::None | ListenerTls::Implicit => Offer::No,
-            ListenerTls::StartTls => Offer::Yes,
+            ListenerTls::StartTls | ListenerTls::Auto => Offer::Yes,
             ListenerTls::RequireStartTls => Offer::Required,
         },
-        auth: match listener.auth {
+        auth: match profile.auth {
             DeviceAuth::None => Offer::No,
             DeviceAuth::Offer => Offer::Yes,
             DeviceAuth::Require => Offer::Required,
         },
-        auth_without_tls: listener.auth_without_tls,
-        hide: listener.hide.clone(),
+        auth_without_tls: profile.auth_without_tls,
+        hide: profile.hide.clone(),
     }
-}
-
-/// A users file that went bad refuses everybody, and says so.
-fn accept_login(accounts: &Accounts, credentials: &Credentials) -> Option<Account> {
-    accounts.accept(credentials).unwrap_or_else(|error| {
-        tracing::error!(%error, "nobody can log in");
-        None
-    })
 }

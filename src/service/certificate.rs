@@ -1,7 +1,7 @@
 //! What the listeners show to devices: their promises are proven at start, and again whenever the files of
 //! the certificate have changed.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -26,13 +26,16 @@ pub(super) struct Certificate {
     files: CertificateFiles,
     /// What the files were before they were read last.
     seen: [Stamp; 2],
+    /// Listeners that show it.
+    listeners: Vec<String>,
     shown: Vec<Shown>,
 }
 
-/// A listener that shows it.
+/// A profile that some device may need.
 struct Shown {
-    listener: String,
     profile: TlsProfile,
+    /// The first that needs it.
+    whose: String,
     tls: watch::Sender<ServerTls>,
 }
 
@@ -48,10 +51,11 @@ impl Certificate {
         let seen = stamps(&files);
         let kept = |names: &[&str]| Identity::read_or_make(&config.state_dir, names);
         let (doors, shown) = doors(config, kept, metrics).await?;
+        let listeners = show_it(config).map(str::to_owned).collect();
         // One that was only made just now has not changed.
         let made = seen.iter().any(|stamp| stamp.is_absent());
         let seen = if made { stamps(&files) } else { seen };
-        Ok((doors, Self { files, seen, shown }))
+        Ok((doors, Self { files, seen, listeners, shown }))
     }
 
     /// Finds what [`Certificate::show`] would find, without writing a file.
@@ -84,15 +88,14 @@ impl Certificate {
 
     async fn renew(&self, metrics: &Metrics) -> Result<(), StartError> {
         let identity = Identity::read(&self.files.certificate, &self.files.private_key)?;
-        let mut proofs = Proofs::new(&identity);
         let mut proven = Vec::new();
         for shown in &self.shown {
-            proven.push(proofs.prove(&shown.listener, shown.profile).await?);
+            proven.push(prove(shown.profile, &shown.whose, &identity).await?);
         }
         for (shown, tls) in self.shown.iter().zip(proven) {
             shown.tls.send_replace(tls);
-            tell(&shown.listener, &identity, metrics);
         }
+        self.listeners.iter().for_each(|listener| tell(listener, &identity, metrics));
         Ok(())
     }
 }
@@ -103,54 +106,61 @@ async fn doors(
     make: impl Fn(&[&str]) -> Result<Identity, CertificateError>,
     metrics: &Metrics,
 ) -> Result<(Vec<Door>, Vec<Shown>), StartError> {
-    let speaks_tls = |listener: &Listener| listener.tls != ListenerTls::None;
-    let identity = match &config.certificate {
-        _ if !config.listeners.iter().any(speaks_tls) => None,
-        Some(files) => Some(Identity::read(&files.certificate, &files.private_key)?),
-        None => Some(make(&[&config.hostname])?),
-    };
-    let mut proofs = identity.as_ref().map(Proofs::new);
-    let (mut doors, mut shown) = (Vec::new(), Vec::new());
+    let needed = needed(config);
+    let (mut contexts, mut shown) = (HashMap::new(), Vec::new());
+    if !needed.is_empty() {
+        let identity = match &config.certificate {
+            Some(files) => Identity::read(&files.certificate, &files.private_key)?,
+            None => make(&[&config.hostname])?,
+        };
+        for (profile, whose) in needed {
+            let (tls, shows) = watch::channel(prove(profile, &whose, &identity).await?);
+            contexts.insert(profile, shows);
+            shown.push(Shown { profile, whose, tls });
+        }
+        show_it(config).for_each(|listener| tell(listener, &identity, metrics));
+    }
+    let contexts = Arc::new(contexts);
+    let door =
+        |listener: &Listener| Door { listener: listener.clone(), tls: Arc::clone(&contexts) };
+    Ok((config.listeners.iter().map(door).collect(), shown))
+}
+
+/// The listeners that show a certificate.
+fn show_it(config: &Config) -> impl Iterator<Item = &str> {
+    let speak =
+        config.listeners.iter().filter(|listener| listener.profile.tls != ListenerTls::None);
+    speak.map(|listener| listener.name.as_str())
+}
+
+/// The profiles that some device may need, each with the first that needs it.
+fn needed(config: &Config) -> Vec<(TlsProfile, String)> {
+    let mut needed = Vec::new();
     for listener in &config.listeners {
-        let mut door = Door { listener: listener.clone(), tls: None };
-        if let Some(proofs) = proofs.as_mut().filter(|_| speaks_tls(listener)) {
-            let (name, profile) = (listener.name.clone(), listener.tls_profile);
-            let (tls, shows) = watch::channel(proofs.prove(&name, profile).await?);
-            tell(&name, proofs.identity, metrics);
-            door.tls = Some(shows);
-            shown.push(Shown { listener: name, profile, tls });
+        let itself = (listener.profile.clone(), format!("listener {}", listener.name));
+        let own = config.devices.iter().map(|device| {
+            (listener.profile.with(&device.profile), format!("device {}", device.name))
+        });
+        for (profile, whose) in std::iter::once(itself).chain(own) {
+            let known = needed.iter().any(|(known, _)| *known == profile.tls_profile);
+            if profile.tls != ListenerTls::None && !known {
+                needed.push((profile.tls_profile, whose));
+            }
         }
-        doors.push(door);
     }
-    Ok((doors, shown))
+    needed
 }
 
-/// The profiles that have kept every promise with a certificate, each proven once.
-struct Proofs<'a> {
-    identity: &'a Identity,
-    proven: HashMap<TlsProfile, ServerTls>,
-}
-
-impl<'a> Proofs<'a> {
-    fn new(identity: &'a Identity) -> Self {
-        Self { identity, proven: HashMap::new() }
-    }
-
-    /// A listener's side of TLS.
-    async fn prove(
-        &mut self,
-        listener: &str,
-        profile: TlsProfile,
-    ) -> Result<ServerTls, StartError> {
-        if let Some(tls) = self.proven.get(&profile) {
-            return Ok(tls.clone());
-        }
-        let failed = |cause| StartError::ServerTls { listener: listener.to_owned(), cause };
-        let tls = ServerTls::new(profile, self.identity).map_err(failed)?;
-        tls.prove().await.map_err(failed)?;
-        self.proven.insert(profile, tls.clone());
-        Ok(tls)
-    }
+/// Our side of TLS for a profile that has kept every promise with a certificate.
+async fn prove(
+    profile: TlsProfile,
+    whose: &str,
+    identity: &Identity,
+) -> Result<ServerTls, StartError> {
+    let failed = |cause| StartError::ServerTls { whose: whose.to_owned(), cause };
+    let tls = ServerTls::new(profile, identity).map_err(failed)?;
+    tls.prove().await.map_err(failed)?;
+    Ok(tls)
 }
 
 /// Tells of the end of the certificate that a listener shows.

@@ -138,7 +138,7 @@ impl Sessions {
     fn turn_away(&self, stream: TcpStream, peer: SocketAddr, door: &Door) {
         tracing::warn!(device = %peer.ip(), listener = door.listener.name, "too many sessions");
         self.relay.metrics.session_turned_away(&door.listener.name, SessionOutcome::Busy);
-        if door.listener.tls != ListenerTls::Implicit {
+        if door.listener.profile.tls != ListenerTls::Implicit {
             let mut line = BytesMut::new();
             answer::too_many_sessions().encode(&mut line);
             // A fresh socket has room for a line; whoever it has none for hears nothing.

@@ -44,10 +44,10 @@ pub enum StartError {
     #[error("certificate (configured in [tls], else made in state_dir): {0}")]
     Certificate(#[from] CertificateError),
     /// A listener cannot keep its promise.
-    #[error("listener {listener}: {cause}")]
+    #[error("{whose}: {cause}")]
     ServerTls {
-        /// The listener.
-        listener: String,
+        /// The listener, or the device.
+        whose: String,
         /// Why.
         cause: ServerTlsError,
     },
@@ -128,8 +128,8 @@ impl Service {
         for (socket, door) in bound {
             let listener = &door.listener;
             tracing::info!(
-                listener = listener.name, address = %socket.address(), tls = listener.tls.as_str(),
-                profile = %listener.tls_profile, "listening"
+                listener = listener.name, address = %socket.address(), tls = listener.profile.tls.as_str(),
+                profile = %listener.profile.tls_profile, "listening"
             );
             addresses.push((listener.name.clone(), socket.address()));
             listeners.push((listener.clone(), socket.address()));

@@ -94,8 +94,8 @@ impl Status {
         let listeners = self.listeners.iter().map(|(listener, address)| ListenerState {
             name: &listener.name,
             address: *address,
-            tls: listener.tls.as_str(),
-            tls_profile: listener.tls_profile.as_str(),
+            tls: listener.profile.tls.as_str(),
+            tls_profile: listener.profile.tls_profile.as_str(),
         });
         json(&Whole {
             version: env!("CARGO_PKG_VERSION"),

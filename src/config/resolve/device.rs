@@ -2,33 +2,22 @@
 
 use ipnet::IpNet;
 
-use super::{listener::network, mailbox::Addresses};
+use super::{
+    listener::network,
+    mailbox::{Addresses, mail_address},
+    profile,
+};
 use crate::{
     config::{Device, DeviceMatch, Listener, raw::Table},
-    policy::{DeviceAuth, canonical},
+    policy::{DeviceAuth, Patterns, canonical},
 };
-
-/// What a device will be told apart by, from its listener and from others, in later versions.
-const LATER: [&str; 11] = [
-    "senders",
-    "recipients",
-    "delivery",
-    "tls",
-    "tls_profile",
-    "starttls_fallback",
-    "auth",
-    "auth_without_tls",
-    "accept_any_credentials",
-    "line_endings",
-    "hide",
-];
 
 pub(super) fn devices(
     root: &mut Table<'_>,
     listeners: &[Listener],
     known: &Addresses,
 ) -> Vec<Device> {
-    let log_in = listeners.iter().any(|listener| listener.auth != DeviceAuth::None);
+    let log_in = listeners.iter().any(|listener| listener.profile.auth != DeviceAuth::None);
     let mut devices = Vec::new();
     for mut table in root.sections("device") {
         let device = device(&mut table, known);
@@ -45,10 +34,11 @@ fn device(table: &mut Table<'_>, known: &Addresses) -> Option<Device> {
     let name = table.text("name", "copier-3rd-floor");
     let address = table.read("address", network).map(|network| canonical(network).trunc());
     let login = table.text("login", "copier3");
+    let profile = profile::overrides(table);
     let mailbox = known.named(table);
-    for key in LATER {
-        table.not_yet(key);
-    }
+    let delivery = table.one_of("delivery", &[]);
+    let senders = patterns(table, "senders", "for example senders = [\"copier3@example.com\"]");
+    let recipients = patterns(table, "recipients", "for example recipients = [\"*@example.com\"]");
     match (table.has("address"), table.has("login")) {
         (true, true) => {
             table.problem(
@@ -60,14 +50,39 @@ fn device(table: &mut Table<'_>, known: &Addresses) -> Option<Device> {
         (false, false) => {
             table.require("address", "address = \"10.1.2.3\", or login = \"copier3\"")
         }
-        _ => {}
+        (false, true) => {
+            for key in profile::BEFORE_LOGIN.into_iter().filter(|key| table.has(key)) {
+                table.problem(
+                    key,
+                    "it acts before the device has logged in",
+                    "tell the device by its address",
+                );
+            }
+        }
+        (true, false) => {}
     }
     let (text, who) = match (address, login) {
         (Some(network), _) => (shown(network), DeviceMatch::Network(network)),
         (None, Some(login)) => (login.clone(), DeviceMatch::Login(login)),
         (None, None) => return None,
     };
-    Some(Device { name: name.unwrap_or(text), who, mailbox })
+    Some(Device {
+        name: name.unwrap_or(text),
+        who,
+        profile,
+        mailbox,
+        delivery,
+        senders,
+        recipients,
+    })
+}
+
+fn patterns(table: &mut Table<'_>, key: &'static str, example: &str) -> Option<Patterns> {
+    let list = table.list(key, |value| mail_address(value, example))?;
+    if list.is_empty() {
+        table.problem(key, "an empty list refuses everything", format!("{example}, or remove it"));
+    }
+    Some(Patterns::new(list))
 }
 
 /// A single address without its `/32`.

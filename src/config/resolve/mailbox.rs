@@ -4,11 +4,14 @@ use bytesize::ByteSize;
 use toml::de::DeValue;
 
 use super::{oauth, smarthost};
-use crate::config::{
-    Mailbox, MailboxAuth, Smarthost, TokenSource,
-    raw::{Complaint, Table, nearest},
-    secrets::secret,
-    value,
+use crate::{
+    config::{
+        Mailbox, MailboxAuth, Smarthost, TokenSource,
+        raw::{Complaint, Table, nearest},
+        secrets::secret,
+        value,
+    },
+    policy::Patterns,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -174,7 +177,7 @@ fn read(
         messages_per_minute,
         recipients_per_day,
         message_size,
-        send_as: send_as.unwrap_or_default(),
+        send_as: Patterns::new(send_as.unwrap_or_default()),
         smarthost,
     })
 }
@@ -260,7 +263,7 @@ fn is_placeholder(address: &str) -> bool {
 }
 
 /// Enough to catch a slip; the smarthost is the judge of the rest.
-fn mail_address(value: &DeValue<'_>, hint: &str) -> Result<String, Complaint> {
+pub(super) fn mail_address(value: &DeValue<'_>, hint: &str) -> Result<String, Complaint> {
     let address = value::text(value, hint)?;
     let well_formed = address.rsplit_once('@').is_some_and(|(local, domain)| {
         !local.is_empty()

@@ -74,7 +74,7 @@ impl Driver {
 
     /// Asks the device for its data.
     pub(super) async fn begin_data(&mut self) -> Result<(), SessionOutcome> {
-        self.framed.codec_mut().start_data(self.door.listener.line_endings);
+        self.framed.codec_mut().start_data(self.profile.line_endings);
         self.say(&Reply::new(354, None, "start mail input; end with <CRLF>.<CRLF>")).await
     }
 

@@ -1,0 +1,52 @@
+//! From MAIL to the last RCPT.
+
+use std::sync::Arc;
+
+use super::Driver;
+use crate::{
+    proto::{
+        envelope::Envelope,
+        param::MailParams,
+        path::{ForwardPath, ReversePath},
+    },
+    relay::transaction::{Origin, Transaction},
+    telemetry::metrics::SessionOutcome,
+};
+
+impl Driver {
+    pub(super) async fn mail(
+        &mut self,
+        path: ReversePath,
+        params: MailParams,
+    ) -> Result<(), SessionOutcome> {
+        self.count += 1;
+        let envelope = Envelope { reverse_path: path.clone(), params, recipients: Vec::new() };
+        let origin = Origin {
+            relay: Arc::clone(&self.relay),
+            door: Arc::clone(&self.door),
+            peer: self.peer,
+            device: Arc::clone(&self.device),
+            bound: self.bound.clone(),
+            tls: self.tls.clone(),
+            transcript: self.transcript.clone(),
+        };
+        let id = format!("{}.{}", self.id, self.count);
+        match Transaction::new(id, envelope, origin) {
+            Ok(transaction) => {
+                self.transaction = Some(transaction);
+                let reply = self.session.mail_accepted(path, params);
+                self.say(&reply).await
+            }
+            Err(reply) => self.say(&reply).await,
+        }
+    }
+
+    pub(super) async fn rcpt(&mut self, path: ForwardPath) -> Result<(), SessionOutcome> {
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        let reply = transaction.rcpt(path.clone()).await;
+        if reply.code.is_positive() {
+            self.session.rcpt_accepted(path);
+        }
+        self.say(&reply).await
+    }
+}
