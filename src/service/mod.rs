@@ -7,22 +7,32 @@ mod status;
 pub mod systemd;
 pub mod wire;
 
-use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt as _, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use crate::{
     policy::ListenerTls,
     relay::{Door, Relay, answer, session},
-    telemetry::metrics::{Metrics, SessionOutcome},
-    transport::listener::{Listener, Seat, Seats},
+    telemetry::metrics::{DeviceFault, Metrics, SessionOutcome},
+    transport::{
+        listener::{Listener, Seat, Seats},
+        proxy_header::{self, ProxyFault},
+        stream::BoxIo,
+    },
 };
 
 pub use start::StartError;
 
+/// Connections of load balancers that have not told yet whose they are, at most.
+const ANNOUNCEMENTS: usize = 1_000;
 /// How long closing the connections to the smarthost may take in the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -43,6 +53,8 @@ pub struct Service {
 struct Sessions {
     relay: Arc<Relay>,
     seats: Arc<Seats>,
+    /// Places for connections of load balancers that have not told yet whose they are.
+    announcements: Arc<Semaphore>,
     tracker: TaskTracker,
     /// Cancelled when sessions are dropped wherever they are.
     abort: CancellationToken,
@@ -108,14 +120,41 @@ impl Sessions {
     async fn serve(self, socket: Listener, door: Arc<Door>) {
         let drain = self.relay.drain.clone();
         while let Some((stream, peer)) = drain.run_until_cancelled(socket.accept()).await {
-            match self.seats.take(peer.ip()) {
-                Some(seat) => self.seat(stream, peer, seat, Arc::clone(&door)),
-                None => self.turn_away(stream, peer, &door),
+            let (io, peer, door) = (Box::new(stream), peer.ip(), Arc::clone(&door));
+            if door.listener.proxy_protocol_from.allows(peer) {
+                self.tracker.spawn(self.clone().announced(io, peer, door));
+            } else {
+                self.admit(io, peer, door);
             }
         }
     }
 
-    fn seat(&self, stream: TcpStream, peer: SocketAddr, seat: Seat, door: Arc<Door>) {
+    /// A connection of a load balancer, which tells first whose it is.
+    async fn announced(self, io: BoxIo, balancer: IpAddr, door: Arc<Door>) {
+        let listener = &door.listener.name;
+        let taken = match self.announcements.try_acquire() {
+            Ok(_place) => self.relay.drain.run_until_cancelled(proxy_header::take(io)).await,
+            Err(_) => Some(Err(ProxyFault::TooMany)),
+        };
+        match taken {
+            Some(Ok((io, device))) => self.admit(io, device.unwrap_or(balancer), door),
+            Some(Err(fault)) => {
+                tracing::warn!(%balancer, listener, %fault, "a connection of a load balancer is closed");
+                self.relay.metrics.device_fault(listener, DeviceFault::ProxyHeader);
+                self.relay.metrics.session_turned_away(listener, SessionOutcome::Faulty);
+            }
+            None => {}
+        }
+    }
+
+    fn admit(&self, io: BoxIo, peer: IpAddr, door: Arc<Door>) {
+        match self.seats.take(peer) {
+            Some(seat) => self.seat(io, peer, seat, door),
+            None => self.turn_away(io, peer, &door),
+        }
+    }
+
+    fn seat(&self, io: BoxIo, peer: IpAddr, seat: Seat, door: Arc<Door>) {
         let id = session_id();
         let span = tracing::info_span!("session", id);
         let (relay, abort) = (Arc::clone(&self.relay), self.abort.clone());
@@ -124,7 +163,7 @@ impl Sessions {
             let metrics = relay.metrics.clone();
             metrics.session_opened(&listener);
             // Boxed once: each future that it is wrapped in would have room for it again.
-            let serving = Box::pin(session::serve(Box::new(stream), peer.ip(), id, door, relay));
+            let serving = Box::pin(session::serve(io, peer, id, door, relay));
             let outcome =
                 abort.run_until_cancelled(serving).await.unwrap_or(SessionOutcome::Drained);
             metrics.session_closed(&listener, outcome);
@@ -135,14 +174,16 @@ impl Sessions {
     }
 
     /// Established devices keep working; the newest one hears that there is no seat.
-    fn turn_away(&self, stream: TcpStream, peer: SocketAddr, door: &Door) {
-        tracing::warn!(device = %peer.ip(), listener = door.listener.name, "too many sessions");
+    fn turn_away(&self, mut io: BoxIo, peer: IpAddr, door: &Door) {
+        tracing::warn!(device = %peer, listener = door.listener.name, "too many sessions");
         self.relay.metrics.session_turned_away(&door.listener.name, SessionOutcome::Busy);
         if door.listener.profile.tls != ListenerTls::Implicit {
             let mut line = BytesMut::new();
             answer::too_many_sessions().encode(&mut line);
-            // A fresh socket has room for a line; whoever it has none for hears nothing.
-            let _ = stream.into_std().and_then(|mut stream| stream.write_all(&line));
+            // A fresh socket has room for a line, at once; whoever it has none for hears nothing.
+            self.tracker.spawn(async move {
+                let _ = timeout(LAST_WORDS, io.write_all(&line)).await;
+            });
         }
     }
 }

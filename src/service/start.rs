@@ -3,11 +3,11 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Service, Sessions,
+    ANNOUNCEMENTS, Service, Sessions,
     admin::Admin,
     certificate::Certificate,
     status::Status,
@@ -120,6 +120,7 @@ impl Service {
         let over = CancellationToken::new();
         let sessions = Sessions {
             seats: Arc::new(Seats::new(config.limits.sessions, config.limits.sessions_per_device)),
+            announcements: Arc::new(Semaphore::new(ANNOUNCEMENTS)),
             tracker: TaskTracker::new(),
             abort: CancellationToken::new(),
             relay: Arc::clone(&relay),

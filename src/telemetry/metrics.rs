@@ -91,6 +91,8 @@ pub enum DeviceFault {
     EarlyTalk,
     /// A failed handshake.
     TlsFailed,
+    /// A load balancer's connection without a PROXY header that makes sense.
+    ProxyHeader,
 }
 
 impl SessionOutcome {
@@ -118,6 +120,7 @@ impl DeviceFault {
             Self::BadCommand => "bad_command",
             Self::EarlyTalk => "early_talk",
             Self::TlsFailed => "tls_failed",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }

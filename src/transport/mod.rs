@@ -6,5 +6,7 @@ pub mod client_tls;
 pub mod device_tls;
 pub mod dial;
 pub mod listener;
+pub mod peek;
+pub mod proxy_header;
 pub mod server_tls;
 pub mod stream;

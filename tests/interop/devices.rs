@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
+    haproxy::{ADDRESS, HaProxy},
     needs,
     office::{FROM, LOGIN, Relay, Smarthost},
     programs::{Job, Program, Security},
@@ -72,6 +73,9 @@ tlslite     lan    refused                             usual SSLv3 aes128 sha rs
 tlslite     lan    refused                             usual TLSv1 rc4 sha rsa
 ";
 
+/// Where all of them connect from.
+const OWN: &str = "127.0.0.1";
+
 /// One program with one set of options, at one listener.
 #[derive(Clone, Debug)]
 struct Device {
@@ -85,16 +89,37 @@ struct Device {
 }
 
 struct House {
+    /// What stands in front of the relay.
+    front: Option<HaProxy>,
     relay: Relay,
     smarthost: Smarthost,
 }
 
+const MAILBOX: &str = "password = { file = \"password\" }";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_program_delivers_through_the_relay() {
     let smarthost = Smarthost::start().await;
-    let mailbox = "password = { file = \"password\" }";
-    let relay = Relay::start(smarthost.port(), smarthost.certificate(), mailbox).await;
-    let house = Arc::new(House { relay, smarthost });
+    let relay = Relay::start(smarthost.port(), smarthost.certificate(), MAILBOX).await;
+    every_program_delivers(House { front: None, relay, smarthost }).await;
+}
+
+/// The relay judges and names each of them by the address that the balancer tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_program_delivers_through_haproxy_and_is_seen_under_its_own_address() {
+    if !needs::met(&[HaProxy::need()], "HAProxy as the load balancer") {
+        return;
+    }
+    let smarthost = Smarthost::start().await;
+    let listener = format!("allow = [\"{OWN}\"]\nproxy_protocol_from = [\"{ADDRESS}\"]");
+    let (port, certificate) = (smarthost.port(), smarthost.certificate());
+    let relay = Relay::start_with(port, certificate, MAILBOX, &listener).await;
+    let front = Some(HaProxy::start(&relay, &Relay::LISTENERS));
+    every_program_delivers(House { front, relay, smarthost }).await;
+}
+
+async fn every_program_delivers(house: House) {
+    let house = Arc::new(house);
     let missing: Vec<Program> = Program::ALL
         .into_iter()
         .filter(|program| {
@@ -130,11 +155,18 @@ async fn every_program_delivers_through_the_relay() {
 }
 
 impl House {
+    fn port(&self, listener: &str) -> u16 {
+        match &self.front {
+            Some(front) => front.port(listener),
+            None => self.relay.address(listener).port(),
+        }
+    }
+
     async fn deliver(&self, device: &Device, to: &str) -> Result<(), String> {
         let message = message(to, device.octets);
         let login = device.listener.starts_with("login").then_some(LOGIN);
         let job = Job {
-            port: self.relay.address(&device.listener).port(),
+            port: self.port(&device.listener),
             security: device.security,
             login,
             from: FROM,
@@ -153,7 +185,8 @@ impl House {
             return Err(altered(&message, &arrived));
         };
         let added = String::from_utf8_lossy(added);
-        for stamp in self.smarthost.stamps().iter().chain([&device.stamp()]) {
+        let own = format!(" ([{OWN}])\r\n");
+        for stamp in self.smarthost.stamps().iter().chain([&device.stamp(), &own]) {
             if !added.contains(stamp) {
                 return Err(format!("no {stamp:?} in {added}"));
             }

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::{
     common::{MAILBOX, MESSAGE},
-    group::{self, Group},
+    group::{self, Group, OFFICE},
     needs::{self, Need, command},
     office::{FROM, Relay},
 };
@@ -65,7 +65,7 @@ impl Dovecot {
         let config = folder.path().join("dovecot.conf");
         let group = Group::start(command("dovecot").args(["-F", "-c"]).arg(config));
         let dovecot = Self { folder, group, port, certificate };
-        group::greets("Dovecot", port, || dovecot.log()).then_some(dovecot)
+        group::greets("Dovecot", port, OFFICE, || dovecot.log()).then_some(dovecot)
     }
 
     fn log(&self) -> String {

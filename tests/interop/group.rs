@@ -66,14 +66,17 @@ impl Drop for Group {
     }
 }
 
-/// Waits until a server greets as the office's; false if somebody else has its port.
-pub(crate) fn greets(name: &str, port: u16, log: impl Fn() -> String) -> bool {
+/// How a smarthost greets.
+pub(crate) const OFFICE: &str = "220 office.example ";
+
+/// Waits until a server greets as it should; false if somebody else has its port.
+pub(crate) fn greets(name: &str, port: u16, greeting: &str, log: impl Fn() -> String) -> bool {
     for _ in 0..TICKS {
         if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
             stream.set_read_timeout(Some(TICK * TICKS)).unwrap();
-            let mut greeting = String::new();
-            let _ = BufReader::new(stream).read_line(&mut greeting);
-            return greeting.starts_with("220 office.example ");
+            let mut heard = String::new();
+            let _ = BufReader::new(stream).read_line(&mut heard);
+            return heard.starts_with(greeting);
         }
         if log().contains("Address already in use") {
             return false;

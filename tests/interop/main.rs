@@ -12,6 +12,7 @@ mod devices;
 mod dialogue;
 mod dovecot;
 mod group;
+mod haproxy;
 mod needs;
 mod office;
 mod postfix;

@@ -41,9 +41,22 @@ pub(crate) enum Smarthost {
 }
 
 impl Relay {
-    /// Starts one; `mailbox` are lines of that section. A listener whose name ends in `-tls` is the implicit
-    /// sibling of the one with STARTTLS.
+    /// Its listeners. One whose name ends in `-tls` is the implicit sibling of the one with STARTTLS.
+    pub(crate) const LISTENERS: [&str; 6] =
+        ["lan", "lan-tls", "old", "old-tls", "login", "login-tls"];
+
+    /// Starts one; `mailbox` are lines of that section.
     pub(crate) async fn start(port: u16, certificate: &[u8], mailbox: &str) -> Self {
+        Self::start_with(port, certificate, mailbox, "").await
+    }
+
+    /// The same with lines for each listener.
+    pub(crate) async fn start_with(
+        port: u16,
+        certificate: &[u8],
+        mailbox: &str,
+        listener: &str,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut more = "[auth]\nusers_file = \"users.txt\"\n".to_owned();
         for (name, tls, profile, auth) in [
@@ -55,13 +68,18 @@ impl Relay {
         ] {
             more += &format!(
                 "[[listener]]\nname = \"{name}\"\naddress = \"127.0.0.1:0\"\ntls = \"{tls}\"\n\
-                 tls_profile = \"{profile}\"\nauth = \"{auth}\"\n"
+                 tls_profile = \"{profile}\"\nauth = \"{auth}\"\n{listener}\n"
             );
         }
         fs::write(folder.path().join("users.txt"), users()).unwrap();
         // A machine that is busy otherwise is no reason to refuse.
-        let plan =
-            Plan { smarthost: "lease_wait = \"30s\"", mailbox, more: &more, ..Plan::default() };
+        let plan = Plan {
+            listener,
+            smarthost: "lease_wait = \"30s\"",
+            mailbox,
+            more: &more,
+            ..Plan::default()
+        };
         let text = common::configuration(&plan, port, certificate, folder.path());
         let config = config::parse(&text, &folder.path().join("relay.toml")).unwrap().config;
         Self { service: Service::start(config).await.unwrap(), folder }

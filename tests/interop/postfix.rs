@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::{
     common::{MAILBOX, PASSWORD},
-    group::{self, Group},
+    group::{self, Group, OFFICE},
     needs::{Need, command},
 };
 
@@ -83,7 +83,7 @@ impl Postfix {
         // It tells how the master ended.
         let group = Group::start(command(master.to_str().unwrap()).arg("-c").arg(&etc).arg("-d"));
         let postfix = Self { folder, group, port, certificate };
-        group::greets("Postfix", port, || postfix.log()).then_some(postfix)
+        group::greets("Postfix", port, OFFICE, || postfix.log()).then_some(postfix)
     }
 }
 
