@@ -41,6 +41,11 @@ fn data() {
 }
 
 #[test]
+fn proxy() {
+    over_seeds("proxy", targets::proxy);
+}
+
+#[test]
 fn relay() {
     over_seeds("relay", targets::relay);
 }
