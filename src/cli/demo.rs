@@ -119,6 +119,7 @@ fn configuration(sandbox: &Sandbox, folder: &std::path::Path) -> String {
          [[mailbox]]\n\
          address = \"{MAILBOX}\"\n\
          password = {{ file = \"password\" }}\n\
+         send_as = [\"*@example.com\"]\n\
          [admin]\n\
          address = \"127.0.0.1:0\"\n",
         sandbox.address().port(),

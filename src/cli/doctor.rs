@@ -2,7 +2,8 @@
 
 use super::{CONFIGURATION, ConfigFile, FAILED, OK, complain};
 use crate::{
-    config,
+    config::{self, Config, Device, Mailbox},
+    policy::sender::{Rewrite, Rule},
     proto::command::Command,
     smarthost::{
         Target,
@@ -60,11 +61,10 @@ pub(super) async fn run(args: Args) -> u8 {
             Ok(target) => target,
             Err(error) => return complain(&error, CONFIGURATION),
         };
-        let named = mailbox.send_as.as_slice().iter().filter(|sender| !sender.contains('*'));
-        let senders: Vec<String> =
-            std::iter::once(&mailbox.address).chain(named).cloned().collect();
+        let senders = senders(&loaded.config, mailbox);
         let which = (mailboxes.len() > 1).then_some(mailbox.address.as_str());
         let mut tell = |finding| tell(which, finding);
+        tell(rewriting(&loaded.config, mailbox));
         let test = args.send_test.as_deref();
         complete &= examination::examine(&mut target, &senders, test, &mut tell).await;
     }
@@ -81,6 +81,48 @@ pub(super) async fn run(args: Args) -> u8 {
         say!("{}", conclusion(failed, warnings, args.send_test.is_some(), complete));
     }
     if failed > 0 { FAILED } else { OK }
+}
+
+/// Whom mail of a mailbox may be from as it is sent, where that is known by name.
+fn senders(config: &Config, mailbox: &Mailbox) -> Vec<String> {
+    let rule = Rule {
+        rewrite: config.rewrite,
+        mailbox: mailbox.address.clone(),
+        send_as: mailbox.send_as.clone(),
+        senders: None,
+    };
+    let is_here = |device: &&Device| {
+        let bound = device.mailbox.as_ref();
+        bound.is_none_or(|bound| bound.eq_ignore_ascii_case(&mailbox.address))
+    };
+    let of_devices =
+        config.devices.iter().filter(is_here).filter_map(|device| device.senders.as_ref());
+    let of_devices = of_devices.flat_map(|senders| senders.as_slice());
+    let mut senders: Vec<String> = vec![mailbox.address.clone()];
+    for sender in mailbox.send_as.as_slice().iter().chain(of_devices) {
+        let is_known = senders.iter().any(|known| known.eq_ignore_ascii_case(sender));
+        if !sender.contains('*') && rule.allows(sender) && !is_known {
+            senders.push(sender.clone());
+        }
+    }
+    senders
+}
+
+fn rewriting(config: &Config, mailbox: &Mailbox) -> Finding {
+    let address = &mailbox.address;
+    let others = mailbox.send_as.as_slice().join(", ");
+    let found = match (config.rewrite, others.as_str()) {
+        (Rewrite::Keep, _) => {
+            "every sender goes up as it comes (rewrite = \"keep\"): the smarthost has to allow each"
+                .to_owned()
+        }
+        (Rewrite::Mailbox, "") => format!("mail goes up from {address}, whoever sends it"),
+        (Rewrite::Mailbox, others) => {
+            format!("mail goes up from {address}, unless its sender is in send_as: {others}")
+        }
+    };
+    let step = "senders".to_owned();
+    Finding { step, outcome: Outcome::Ok, found, rule: None, remedy: Vec::new() }
 }
 
 fn configuration(path: &str, warnings: &[config::Problem]) -> Finding {

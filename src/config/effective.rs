@@ -35,6 +35,7 @@ impl Config {
             smarthost,
             mailboxes,
             devices,
+            rewrite,
             delivery,
             spool,
             notices,
@@ -72,9 +73,8 @@ impl Config {
         for each in devices {
             device(&mut page, each);
         }
-        // What has no field yet has one value that is taken; later defaults may differ.
         page.section("[sender]");
-        page.text("rewrite", "keep");
+        page.text("rewrite", rewrite.word());
         self::delivery(&mut page, delivery);
         self::spool(&mut page, spool);
         match notices {

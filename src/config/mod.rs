@@ -29,7 +29,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::policy::{AccessList, Overrides, Patterns, Profile};
+use crate::policy::{AccessList, Overrides, Patterns, Profile, sender::Rewrite};
 
 pub use file::{Stamp, open_mode, unreadable};
 pub use problem::{Problem, Problems};
@@ -135,6 +135,8 @@ pub struct Config {
     pub mailboxes: Vec<Mailbox>,
     /// What is known of single devices; the first that matches counts.
     pub devices: Vec<Device>,
+    /// Whether senders are rewritten that a mailbox may not use.
+    pub rewrite: Rewrite,
     /// How a message goes from device to smarthost.
     pub delivery: Delivery,
     /// What is kept when it cannot go there at once.

@@ -26,6 +26,7 @@ use super::{
     secrets::secret,
     value,
 };
+use crate::policy::sender::Rewrite;
 
 /// Nothing that is waited for takes longer; far from what a clock can add.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -62,7 +63,7 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
         &known,
     );
     let devices = device::devices(&mut root, &listeners, &known);
-    sender(root.section_or_empty("sender"));
+    let rewrite = sender(root.section_or_empty("sender"));
     let delivery = spool::delivery(root.section_or_empty("delivery"));
     let spool = spool::spool(root.section_or_empty("spool"), &state_dir);
     let notices = root.section("notices").and_then(spool::notices);
@@ -80,6 +81,7 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
         smarthost,
         mailboxes,
         devices,
+        rewrite,
         delivery,
         spool,
         notices,
@@ -179,9 +181,10 @@ fn limits(mut table: Table<'_>) -> Limits {
     limits
 }
 
-fn sender(mut table: Table<'_>) {
-    table.word("rewrite", &[("keep", Ok(())), ("mailbox", Err(LATER))]);
+fn sender(mut table: Table<'_>) -> Rewrite {
+    let rewrite = table.one_of("rewrite", &[]);
     table.finish();
+    rewrite.unwrap_or_default()
 }
 
 fn admin(mut table: Table<'_>) -> Option<Admin> {

@@ -5,7 +5,7 @@ use super::{
     Transcripts, raw::Table,
 };
 use crate::{
-    policy::{DeviceAuth, ListenerTls, TlsProfile},
+    policy::{DeviceAuth, ListenerTls, TlsProfile, sender::Rewrite},
     proto::limits::LineEndings,
 };
 
@@ -37,6 +37,11 @@ impl Table<'_> {
 impl Word for ReceivedDetail {
     const WORDS: &'static [(&'static str, Self)] =
         &[("full", Self::Full), ("no-client", Self::NoClient)];
+}
+
+impl Word for Rewrite {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("mailbox", Self::Mailbox), ("keep", Self::Keep)];
 }
 
 impl Word for ListenerTls {

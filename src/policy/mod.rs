@@ -1,10 +1,11 @@
-//! Pure decisions about devices: who may connect, and what a listener asks of those who do.
+//! Pure decisions about devices: who may connect, what a listener asks of those who do, and whom their mail is from.
 //!
 //! Nothing here reads a clock, a socket or a log: every answer follows from its arguments alone.
 
 pub mod access;
 pub mod pattern;
 pub mod profile;
+pub mod sender;
 
 pub use access::{AccessList, canonical};
 pub use pattern::Patterns;

@@ -51,17 +51,12 @@ pub enum PathFault {
 impl Address {
     /// Reads `local-part@domain` without brackets.
     pub fn parse(text: &str) -> Result<Self, PathFault> {
-        if text.len() > limits::ADDRESS {
-            return Err(PathFault::TooLong);
-        }
-        let at = text
-            .rfind('@')
-            .filter(|at| *at > 0 && at + 1 < text.len())
-            .ok_or(PathFault::NoDomain)?;
-        if !valid_local_part(&text[..at]) || !valid_domain(&text[at + 1..]) {
-            return Err(PathFault::Characters);
-        }
-        Ok(Self { text: text.to_owned(), at })
+        Ok(Self { at: at_sign(text)?, text: text.to_owned() })
+    }
+
+    /// Whether this is an address, without one.
+    pub fn is(text: &str) -> bool {
+        at_sign(text).is_ok()
     }
 
     /// The whole address.
@@ -120,6 +115,19 @@ impl ForwardPath {
             Self::Address(address) => address.as_str(),
         }
     }
+}
+
+/// The place of the `@` of what is an address.
+fn at_sign(text: &str) -> Result<usize, PathFault> {
+    if text.len() > limits::ADDRESS {
+        return Err(PathFault::TooLong);
+    }
+    let at =
+        text.rfind('@').filter(|at| *at > 0 && at + 1 < text.len()).ok_or(PathFault::NoDomain)?;
+    if !valid_local_part(&text[..at]) || !valid_domain(&text[at + 1..]) {
+        return Err(PathFault::Characters);
+    }
+    Ok(at)
 }
 
 /// Splits the argument of MAIL or RCPT (behind the colon) into its path and what follows.

@@ -1,6 +1,13 @@
-//! The Received header field (RFC 5321 section 4.4).
+//! The Received header field (RFC 5321 section 4.4): ours, and what those of others tell.
 
 use std::net::IpAddr;
+
+use super::header::Section;
+
+/// What our Received fields call us, in a comment.
+const US: &str = "(smtp-uplift)";
+/// Servers that a message may have passed (RFC 5321 section 6.3).
+const HOPS: usize = 100;
 
 /// What the relay knows of how a message came to it.
 #[derive(Clone, Debug)]
@@ -35,7 +42,7 @@ impl Received<'_> {
             };
             field.push_str(&format!("from {name} ({literal})\r\n "));
         }
-        field.push_str(&format!("by {} (smtp-uplift)", self.by));
+        field.push_str(&format!("by {} {US}", self.by));
         if let Some((version, cipher)) = self.tls {
             field.push_str(&format!("\r\n (version={version} cipher={cipher})"));
         }
@@ -64,9 +71,93 @@ impl Received<'_> {
     }
 }
 
+/// What a header section tells of the way so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// It goes in circles.
+    pub circle: Option<Circle>,
+    /// It has a date.
+    pub has_date: bool,
+    /// It has a Message-ID.
+    pub has_message_id: bool,
+}
+
+/// How a message that goes in circles is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circle {
+    /// It was here before.
+    Own,
+    /// It has passed more servers than any way has.
+    Long,
+}
+
+impl Trace {
+    /// Reads a section; `by` is our name.
+    pub fn of(section: &Section, by: &str) -> Self {
+        let (mut trace, mut hops) = (Self::default(), 0);
+        for field in section.fields() {
+            if field.is("Received") {
+                hops += 1;
+                if is_ours(field.value, by) {
+                    trace.circle = Some(Circle::Own);
+                }
+            }
+            trace.has_date |= field.is("Date");
+            trace.has_message_id |= field.is("Message-ID");
+        }
+        if hops > HOPS {
+            trace.circle.get_or_insert(Circle::Long);
+        }
+        trace
+    }
+}
+
+fn is_ours(received: &[u8], by: &str) -> bool {
+    let mut words = received.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let (mut first, mut second): (&[u8], &[u8]) = (b"", b"");
+    words.any(|third| {
+        let is_ours = first.eq_ignore_ascii_case(b"by")
+            && second.eq_ignore_ascii_case(by.as_bytes())
+            && third == US.as_bytes();
+        (first, second) = (second, third);
+        is_ours
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_here_before_or_has_gone_too_far_goes_in_circles() {
+        let of = |fields: String| {
+            Trace::of(&Section { fields: fields.into(), is_missing: false }, "relay.example")
+        };
+        let received = Received {
+            client: Some(("copier", IpAddr::from([192, 0, 2, 7]))),
+            tls: None,
+            by: "Relay.Example",
+            extended: true,
+            authenticated: false,
+            utf8: false,
+            id: "k3v9.1",
+            date: DATE,
+        };
+        let other = Received { by: "other.example", ..received.clone() }.header();
+        let ours = received.header();
+        let circle = |fields| of(fields).circle;
+        assert_eq!(circle(ours.clone()), Some(Circle::Own));
+        assert_eq!(circle(ours.replace("by Relay", "by\r\n\tRelay")), Some(Circle::Own));
+        assert_eq!(circle(other.clone()), None, "another relay like this");
+        assert_eq!(circle(ours.replace("Received", "X-Received")), None);
+        assert_eq!(circle(ours.replace("by Relay", "for Relay")), None);
+        assert_eq!(circle(other.repeat(100)), None);
+        assert_eq!(circle(other.repeat(101)), Some(Circle::Long));
+        assert_eq!(circle(other.repeat(101) + &ours), Some(Circle::Own));
+        let both = of("DATE: x\r\nmessage-id : <a@b>\r\n".to_owned());
+        assert!(both.has_date && both.has_message_id && both.circle.is_none());
+        assert_eq!(of("Dated: x\r\n".to_owned()), Trace::default());
+    }
 
     const DATE: &str = "Sun, 22 Nov 2026 10:00:00 +0000";
 

@@ -206,8 +206,8 @@ impl Acceptance<'_> {
 
     /// Another mailbox sends it from now on.
     fn go_through(&mut self, other: Arc<Mailbox>) {
-        let reverse_path = self.transaction.envelope.reverse_path.clone();
-        self.letter = self.letter.clone().from_mailbox(reverse_path, other.address());
+        let rule = self.relay.rule(&other, self.transaction.device());
+        self.letter = self.letter.clone().by(&rule);
         self.transaction.go_through(other);
     }
 
@@ -216,7 +216,7 @@ impl Acceptance<'_> {
         let tried = Tried {
             mailbox: &mailbox,
             bound: self.transaction.is_bound(),
-            from: self.transaction.envelope.reverse_path.as_str(),
+            asks_as: self.transaction.asks_as(),
             sender: self.sender(),
             size: self.letter.envelope.params.size.unwrap_or(0),
             recipients: self.letter.envelope.recipients.len(),

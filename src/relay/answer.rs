@@ -7,7 +7,9 @@ use crate::{
     codec::data::DataFault,
     proto::{
         client::{Refusal, Stage},
+        header,
         reply::{Enhanced, Reply},
+        trace::Circle,
     },
     smarthost::{
         classify::{
@@ -170,6 +172,28 @@ pub fn data_fault(fault: DataFault) -> Reply {
         Enhanced(5, 6, 0),
         format!("the message holds {fault} (RFC 5321 section 2.3.8)"),
     )
+}
+
+/// The header section is longer than anybody's.
+pub fn header_too_long() -> Reply {
+    Reply::new(
+        552,
+        Enhanced(5, 3, 4),
+        format!(
+            "the header section has more than {} KiB; send fewer recipients or references in it",
+            header::LONGEST / 1024
+        ),
+    )
+}
+
+/// The message goes in circles.
+pub fn circle(circle: Circle, hostname: &str) -> Reply {
+    let why = match circle {
+        Circle::Own => format!("a loop: {hostname} had this message before"),
+        Circle::Long => "a loop: the message has passed more than 100 servers".to_owned(),
+    };
+    let what = "end the forwarding that sends it here again (see its Received fields)";
+    Reply::new(554, Enhanced(5, 4, 6), format!("{why}; {what}"))
 }
 
 /// The device's address is not on the list.

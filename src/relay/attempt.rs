@@ -23,10 +23,12 @@ use futures_util::future::BoxFuture;
 
 use super::replay::{Cursor, Replay};
 use crate::{
+    policy::sender::Rule,
     proto::{
         client::Stage,
         envelope::Envelope,
-        path::{Address, ForwardPath, ReversePath},
+        header::Section,
+        path::{ForwardPath, ReversePath},
         reply::Reply,
     },
     smarthost::{
@@ -41,13 +43,19 @@ use crate::{
 /// How long the smarthost may think about the final dot (RFC 5321 section 4.5.3.2.6).
 pub const VERDICT: Duration = Duration::from_secs(600);
 
-/// What goes up in front of the data.
+/// A message as one mailbox sends it, but for the data behind its header section.
 #[derive(Clone, Debug)]
 pub struct Letter {
-    /// As it is sent: a null reverse-path has become the mailbox.
+    /// As it is sent.
     pub envelope: Envelope,
-    /// Header fields of ours.
+    /// Header fields of ours, the same in each attempt.
     pub head: Bytes,
+    /// The reverse-path as it was received.
+    from: ReversePath,
+    /// The header section as it was received; `None`: the data are not edited.
+    section: Option<Section>,
+    /// What goes up in its place.
+    front: Bytes,
 }
 
 /// How an attempt is made.
@@ -68,7 +76,7 @@ pub struct Manner {
 /// An attempt whose data may flow.
 pub struct Opened {
     transfer: DataTransfer,
-    /// Our header fields are sent.
+    /// The header section is sent.
     headed: bool,
     cursor: Cursor,
     /// One reply for each recipient of the letter, in order.
@@ -103,20 +111,31 @@ pub enum Outcome {
 }
 
 impl Letter {
-    /// A letter from the mailbox if nobody else is named: Exchange Online takes no null reverse-path from a
-    /// mailbox.
-    pub fn new(mut envelope: Envelope, head: impl Into<Bytes>, mailbox: &str) -> Self {
-        if envelope.reverse_path == ReversePath::Null
-            && let Ok(mailbox) = Address::parse(mailbox)
-        {
-            envelope.reverse_path = ReversePath::Address(mailbox);
-        }
-        Self { envelope, head: head.into() }
+    /// A letter by a mailbox's rule. `envelope` and `section` as they were received.
+    pub fn new(
+        mut envelope: Envelope,
+        head: impl Into<Bytes>,
+        section: Option<Section>,
+        rule: &Rule,
+    ) -> Self {
+        let (from, head) = (envelope.reverse_path, head.into());
+        envelope.reverse_path = rule.reverse_path(&from);
+        let front = match &section {
+            Some(section) => rule.front(&from, &head, section),
+            None => head.clone(),
+        };
+        Self { envelope, head, from, section, front }
     }
 
-    /// The same from another mailbox: `reverse_path` as received.
-    pub fn from_mailbox(self, reverse_path: ReversePath, mailbox: &str) -> Self {
-        Self::new(Envelope { reverse_path, ..self.envelope }, self.head, mailbox)
+    /// The same by the rule of another mailbox.
+    pub fn by(self, rule: &Rule) -> Self {
+        let envelope = Envelope { reverse_path: self.from, ..self.envelope };
+        Self::new(envelope, self.head, self.section, rule)
+    }
+
+    /// Octets of the data that something else goes up for.
+    fn replaced(&self) -> usize {
+        self.section.as_ref().map_or(0, |section| section.fields.len())
     }
 
     fn recipients(&self) -> &[ForwardPath] {
@@ -145,14 +164,15 @@ pub async fn open(pool: Arc<Pool>, letter: Letter, manner: Manner) -> Result<Ope
             Err(StepError::Lost(lost)) => return Err(Outcome::Lost(lost)),
             Ok(Begun { transfer: None, replies }) => return Err(Outcome::Nobody(replies)),
             Ok(Begun { transfer: Some(transfer), replies }) => {
-                return Ok(Opened { transfer, headed: false, cursor: Cursor::default(), replies });
+                let cursor = Cursor::behind(letter.replaced());
+                return Ok(Opened { transfer, headed: false, cursor, replies });
             }
         }
     }
 }
 
 async fn begin(lease: Lease, letter: &Letter, manner: &Manner) -> Result<Begun, StepError> {
-    let added = letter.head.len() as u64;
+    let added = letter.front.len().saturating_sub(letter.replaced()) as u64;
     lease.begin(&letter.envelope, added, manner.step, !manner.one_by_one).await
 }
 
@@ -165,7 +185,7 @@ pub fn is_over(error: &StepError) -> bool {
 }
 
 impl Opened {
-    /// Sends our header fields and what the replay holds so far.
+    /// Sends the header section and what the replay holds behind it so far.
     pub async fn send(
         &mut self,
         letter: &Letter,
@@ -173,7 +193,7 @@ impl Opened {
         step: Duration,
     ) -> Result<(), Outcome> {
         if !std::mem::replace(&mut self.headed, true) {
-            self.transfer.write(letter.head.clone(), step).await.map_err(Outcome::Lost)?;
+            self.transfer.write(letter.front.clone(), step).await.map_err(Outcome::Lost)?;
         }
         while let Some(chunk) = replay.next(&mut self.cursor).await.map_err(Outcome::Unreadable)? {
             self.transfer.write(chunk, step).await.map_err(Outcome::Lost)?;

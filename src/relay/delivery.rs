@@ -1,6 +1,7 @@
 //! One message of the spool: an attempt to deliver it, and what the queue is told of that.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,6 +21,7 @@ use super::{
     replay::{Cursor, Replay},
 };
 use crate::{
+    policy::sender::Rule,
     proto::{envelope::Envelope, param::MailParams, path::ForwardPath},
     smarthost::pool::{self, LeaseError, Spent, Who},
     spool::{
@@ -149,7 +151,7 @@ pub async fn settle(
     let tried = Tried {
         mailbox,
         bound: matter.bound,
-        from: &matter.from,
+        asks_as: relay.asks_as(&matter.from, &matter.device),
         sender,
         size: matter.size,
         recipients: recipients.len(),
@@ -251,24 +253,15 @@ pub async fn deliver(
     let own = keeper.mailboxes.find(&leased.mailbox);
     // What is to be found out about a mailbox is found out there.
     let own = own.filter(|_| leased.bound || probe.is_some());
-    let from = leased.reverse_path.as_str();
+    let from = relay.asks_as(leased.reverse_path.as_str(), &leased.device);
     let mailbox = Arc::clone(keeper.mailboxes.choose(
         own,
         from,
         Some(leased.body.size()),
         leased.recipients.len(),
     ));
-    let envelope = Envelope {
-        reverse_path: leased.reverse_path.clone(),
-        params: MailParams {
-            size: Some(leased.body.size()),
-            eight_bit: leased.eight_bit,
-            smtputf8: leased.smtputf8,
-        },
-        recipients: leased.recipients.iter().map(|(_, path)| path.clone()).collect(),
-    };
-    let letter = Letter::new(envelope, leased.head.clone(), mailbox.address());
-    let sender = letter.envelope.reverse_path.as_str().to_owned();
+    let rule = relay.rule(&mailbox, &leased.device);
+    let sender = rule.reverse_path(&leased.reverse_path).as_str().to_owned();
     let matter = Matter::of(&leased, mailbox.address(), &sender, leased.attempts + 1);
     if probe.is_none()
         && let Some(instead) = untried(keeper, &mailbox, &leased, &sender)
@@ -285,8 +278,8 @@ pub async fn deliver(
     };
     let sent = Arc::new(AtomicBool::new(false));
     let attempt = async {
-        match Replay::stored(leased.body.clone()) {
-            Ok(mut replay) => {
+        match letter(&leased, &rule).await {
+            Ok((letter, mut replay)) => {
                 let sent = Arc::clone(&sent);
                 attempt::whole(&mailbox.pool, &letter, &mut replay, &manner, sent).await
             }
@@ -331,6 +324,22 @@ pub async fn deliver(
     if let Some(hold) = probe {
         mailbox.stops().put_off(&hold, now());
     }
+}
+
+/// A message of the queue as a mailbox sends it, and its data.
+async fn letter(leased: &Leased, rule: &Rule) -> io::Result<(Letter, Replay)> {
+    let mut replay = Replay::stored(leased.body.clone())?;
+    let section = replay.section().await?;
+    let envelope = Envelope {
+        reverse_path: leased.reverse_path.clone(),
+        params: MailParams {
+            size: Some(leased.body.size()),
+            eight_bit: leased.eight_bit,
+            smtputf8: leased.smtputf8,
+        },
+        recipients: leased.recipients.iter().map(|(_, path)| path.clone()).collect(),
+    };
+    Ok((Letter::new(envelope, leased.head.clone(), section, rule), replay))
 }
 
 /// How long there is no lease for a message that nothing is wrong with: that was no attempt.

@@ -30,6 +30,11 @@ impl Devices {
         )
     }
 
+    /// The device that logs call this.
+    pub fn named(&self, name: &str) -> Option<&Device> {
+        self.0.iter().find(|device| device.name == name)
+    }
+
     /// The mailbox that mail is bound to, by the first of these that names one: the device's address, its line of the
     /// users file, the name that it has logged in with, the listener.
     pub fn mailbox<'a>(

@@ -78,8 +78,8 @@ pub struct Tried<'a> {
     pub mailbox: &'a Arc<Mailbox>,
     /// The message goes through no other.
     pub bound: bool,
-    /// The reverse-path as received.
-    pub from: &'a str,
+    /// As whom it asks for a mailbox.
+    pub asks_as: &'a str,
     /// The reverse-path as sent.
     pub sender: &'a str,
     /// Octets of mail data.
@@ -209,7 +209,7 @@ impl Keeper {
         let away = matches!(outcome, Outcome::NoLease(LeaseError::Open(_)))
             && standing.state == State::Ready;
         let moves = (stopped || away) && !tried.bound && tried.before.hold.is_none();
-        moves.then(|| self.mailboxes.instead_of(tried.mailbox, tried.from, tried.size))?
+        moves.then(|| self.mailboxes.instead_of(tried.mailbox, tried.asks_as, tried.size))?
     }
 
     /// Something is stopped from now on: what waits and falls under it is held.

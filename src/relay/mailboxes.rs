@@ -1,7 +1,8 @@
 //! The accounts that the relay sends with: what is known of each, and which one a message goes through.
 //!
 //! A message that is bound goes through its mailbox, whatever state that is in. Any other goes through one of those
-//! that may send as its reverse-path, the least loaded of those that can.
+//! that may send as its reverse-path, the least loaded of those that can. Where senders are rewritten one that can
+//! send goes before one that may: as itself it sends anything.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::{course::Course, keeper::Clock, stops::Stops};
 use crate::{
     config,
-    policy::Patterns,
+    policy::{Patterns, sender::Rewrite},
     proto::session::SmarthostOffer,
     smarthost::{breaker, pool::Pool},
     spool::{
@@ -57,6 +58,7 @@ pub struct Mailboxes {
     clock: Clock,
     /// How long a smarthost that cannot be reached is left alone.
     waits: Vec<Duration>,
+    rewrite: Rewrite,
 }
 
 /// A mailbox as a choice sees it.
@@ -172,14 +174,19 @@ impl Mailbox {
         }
     }
 
+    /// Senders that it may use besides its own address.
+    pub fn send_as(&self) -> &Patterns {
+        &self.send_as
+    }
+
     /// Whether it may send as this, as far as the configuration says. As itself it sends what has no reverse-path.
     fn may_send_as(&self, reverse_path: &str) -> bool {
         let own = reverse_path.is_empty() || reverse_path.eq_ignore_ascii_case(self.address());
         own || self.send_as.hold(reverse_path)
     }
 
-    fn condition(&self, reverse_path: &str, now: Timestamp) -> Condition {
-        let sender = if reverse_path.is_empty() { self.address() } else { reverse_path };
+    /// `sender` as it is sent.
+    fn condition(&self, sender: &str, now: Timestamp) -> Condition {
         if self.stops().bars(sender).is_some() || !self.pool.admits_login() {
             Condition::Stopped
         } else if self.away().left_alone(now).is_some() {
@@ -201,9 +208,19 @@ impl Mailbox {
 
 impl Mailboxes {
     /// These, at least one; `waits` is how long a smarthost that cannot be reached is left alone.
-    pub fn new(all: Vec<Arc<Mailbox>>, clock: Clock, waits: Vec<Duration>) -> Arc<Self> {
+    pub fn new(
+        all: Vec<Arc<Mailbox>>,
+        clock: Clock,
+        waits: Vec<Duration>,
+        rewrite: Rewrite,
+    ) -> Arc<Self> {
         assert!(!all.is_empty(), "a configuration has at least one mailbox");
-        Arc::new(Self { all, clock, waits })
+        Arc::new(Self { all, clock, waits, rewrite })
+    }
+
+    /// Whether senders are rewritten that a mailbox may not use.
+    pub fn rewrite(&self) -> Rewrite {
+        self.rewrite
     }
 
     /// All of them.
@@ -240,7 +257,7 @@ impl Mailboxes {
         recipients: usize,
     ) -> &'a Arc<Mailbox> {
         let views = || self.views(reverse_path, size, recipients);
-        bound.unwrap_or_else(|| &self.all[choose(&views())])
+        bound.unwrap_or_else(|| &self.all[choose(&views(), self.rewrite)])
     }
 
     /// Another one that can send the same message now.
@@ -252,7 +269,7 @@ impl Mailboxes {
     ) -> Option<&Arc<Mailbox>> {
         let views = self.views(reverse_path, Some(size), 1);
         let is_this = |place: usize| Arc::ptr_eq(&self.all[place], mailbox);
-        another(&views, is_this).map(|place| &self.all[place])
+        another(&views, self.rewrite, is_this).map(|place| &self.all[place])
     }
 
     /// What a session offers: what its mailbox takes, or else the most that any takes, and what all understand.
@@ -305,34 +322,49 @@ impl Mailboxes {
         recipients: usize,
     ) -> Vec<View<impl Ord + use<>>> {
         let now = self.now();
-        let view = |mailbox: &Arc<Mailbox>| View {
-            may: mailbox.may_send_as(reverse_path),
-            fits: size.zip(mailbox.pool.offer().size).is_none_or(|(size, most)| size <= most),
-            condition: mailbox.condition(reverse_path, now),
-            load: mailbox.pool.load(recipients),
+        let view = |mailbox: &Arc<Mailbox>| {
+            let may = mailbox.may_send_as(reverse_path);
+            let as_itself = reverse_path.is_empty() || !may && self.rewrite == Rewrite::Mailbox;
+            let sender = if as_itself { mailbox.address() } else { reverse_path };
+            View {
+                may,
+                fits: size.zip(mailbox.pool.offer().size).is_none_or(|(size, most)| size <= most),
+                condition: mailbox.condition(sender, now),
+                load: mailbox.pool.load(recipients),
+            }
         };
         self.all.iter().map(view).collect()
     }
 }
 
-/// The place of the one to take: of those that may send, or of all if none may, one that the message is not too large
-/// for, that can send, and that has the least to do. A message that is too large is refused for good, so that goes
-/// before what only makes it wait.
-fn choose<L: Ord>(views: &[View<L>]) -> usize {
-    let any_may = views.iter().any(|view| view.may);
-    let candidates = views.iter().enumerate().filter(|(_, view)| view.may || !any_may);
-    let best = candidates.min_by_key(|(_, view)| (!view.fits, view.condition, &view.load));
+/// The place of the one to take: of those that may send, or of all if none may or senders are rewritten, one that the
+/// message is not too large for, that can send, that may, and that has the least to do. A message that is too large is
+/// refused for good, so that goes before what only makes it wait.
+fn choose<L: Ord>(views: &[View<L>], rewrite: Rewrite) -> usize {
+    let all = takes_all(views, rewrite);
+    let candidates = views.iter().enumerate().filter(|(_, view)| view.may || all);
+    let best =
+        candidates.min_by_key(|(_, view)| (!view.fits, view.condition, !view.may, &view.load));
     best.map_or(0, |(place, _)| place)
 }
 
-/// The place of the one to take instead: it can send now, and has the least to do of those.
-fn another<L: Ord>(views: &[View<L>], is_this: impl Fn(usize) -> bool) -> Option<usize> {
-    let any_may = views.iter().any(|view| view.may);
+/// Whether those may be taken too that may not send as the reverse-path.
+fn takes_all<L>(views: &[View<L>], rewrite: Rewrite) -> bool {
+    rewrite == Rewrite::Mailbox || !views.iter().any(|view| view.may)
+}
+
+/// The place of the one to take instead: it can send now, may rather than not, and has the least to do of those.
+fn another<L: Ord>(
+    views: &[View<L>],
+    rewrite: Rewrite,
+    is_this: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let all = takes_all(views, rewrite);
     let candidates = views.iter().enumerate().filter(|(place, view)| {
         let can = view.fits && view.condition == Condition::Able;
-        can && (view.may || !any_may) && !is_this(*place)
+        can && (view.may || all) && !is_this(*place)
     });
-    candidates.min_by_key(|(_, view)| &view.load).map(|(place, _)| place)
+    candidates.min_by_key(|(_, view)| (!view.may, &view.load)).map(|(place, _)| place)
 }
 
 #[cfg(test)]
@@ -367,7 +399,24 @@ mod tests {
             (vec![SMALL, STOPPED], 1),
             (vec![busy(SMALL), SMALL], 1),
         ] {
-            assert_eq!(choose(&views), chosen, "{views:?}");
+            assert_eq!(choose(&views, Rewrite::Keep), chosen, "{views:?}");
+        }
+    }
+
+    #[test]
+    fn where_senders_are_rewritten_one_that_can_goes_before_one_that_may() {
+        for (views, chosen, taken) in [
+            (vec![ABLE, MAY_NOT], 0, Some(1)),
+            (vec![MAY_NOT, busy(ABLE)], 1, Some(1)),
+            (vec![STOPPED, MAY_NOT], 1, Some(1)),
+            (vec![AWAY, MAY_NOT], 1, Some(1)),
+            (vec![STOPPED, MAY_NOT, busy(ABLE)], 2, Some(2)),
+            (vec![STOPPED, View { condition: Condition::Stopped, ..MAY_NOT }], 0, None),
+            (vec![SMALL, MAY_NOT], 1, Some(1)),
+        ] {
+            assert_eq!(choose(&views, Rewrite::Mailbox), chosen, "{views:?}");
+            let other = another(&views, Rewrite::Mailbox, |place| place == 0);
+            assert_eq!(other, taken, "{views:?}");
         }
     }
 
@@ -383,7 +432,8 @@ mod tests {
             (vec![STOPPED, MAY_NOT], None),
             (vec![MAY_NOT, MAY_NOT], Some(1)),
         ] {
-            assert_eq!(another(&views, |place| place == 0), taken, "{views:?}");
+            let other = another(&views, Rewrite::Keep, |place| place == 0);
+            assert_eq!(other, taken, "{views:?}");
         }
     }
 

@@ -34,11 +34,18 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::{devices::Devices, keeper::Keeper, mailboxes::Mailboxes};
+use self::{
+    devices::Devices,
+    keeper::Keeper,
+    mailboxes::{Mailbox, Mailboxes},
+};
 use crate::{
     auth::accounts::Accounts,
     config::{Delivery, Limits, Listener, ReceivedDetail},
-    policy::TlsProfile,
+    policy::{
+        Patterns, TlsProfile,
+        sender::{Rewrite, Rule},
+    },
     telemetry::{metrics::Metrics, transcript::Transcripts},
     transport::server_tls::ServerTls,
 };
@@ -72,6 +79,27 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// What a device's mail may call itself at a mailbox. `device` is its name in logs.
+    pub fn rule(&self, mailbox: &Mailbox, device: &str) -> Arc<Rule> {
+        Arc::new(Rule {
+            rewrite: self.mailboxes.rewrite(),
+            mailbox: mailbox.address().to_owned(),
+            send_as: mailbox.send_as().clone(),
+            senders: self.senders(device).cloned(),
+        })
+    }
+
+    /// As whom a device's mail asks for a mailbox: as nobody where its reverse-path is rewritten everywhere.
+    pub fn asks_as<'a>(&self, reverse_path: &'a str, device: &str) -> &'a str {
+        let goes = self.mailboxes.rewrite() == Rewrite::Keep
+            || self.senders(device).is_none_or(|senders| senders.hold(reverse_path));
+        if goes { reverse_path } else { "" }
+    }
+
+    fn senders(&self, device: &str) -> Option<&Patterns> {
+        self.devices.named(device)?.senders.as_ref()
+    }
+
     /// An operator's word: whatever is stopped or away is tried now.
     pub fn try_again(&self) {
         self.mailboxes.try_again();

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     config::NoticeWay,
+    policy::sender::Rule,
     proto::{
         client::Refusal,
         envelope::Envelope,
@@ -203,7 +204,7 @@ impl Notifier {
             },
             recipients: vec![ForwardPath::Address(parse(to)?)],
         };
-        let letter = Letter::new(envelope, Bytes::new(), &self.from);
+        let letter = Letter::new(envelope, Bytes::new(), None, &Rule::keep(&self.from));
         let body = Body::Chunks(vec![Bytes::from(message)]);
         let mut replay = Replay::stored(body).map_err(|error| error.to_string())?;
         let manner = Manner {

@@ -23,7 +23,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use crate::spool::{place::Disk, queue::Body};
+use crate::{
+    proto::header::{Gathered, Gatherer, Section},
+    spool::{place::Disk, queue::Body},
+};
 
 /// Chunks below this are put together: each costs its handle, and a device may send octet by octet.
 const SMALL: usize = 1024;
@@ -84,6 +87,15 @@ struct Spilled {
 pub struct Cursor {
     chunk: usize,
     octets: u64,
+    /// Octets that are stepped over.
+    skip: usize,
+}
+
+impl Cursor {
+    /// Behind so many octets.
+    pub fn behind(octets: usize) -> Self {
+        Self { skip: octets, ..Self::default() }
+    }
 }
 
 impl Budget {
@@ -211,6 +223,32 @@ impl Replay {
 
     /// The next chunk behind a cursor, or `None` at the end of what there is so far.
     pub async fn next(&mut self, cursor: &mut Cursor) -> io::Result<Option<Bytes>> {
+        while let Some(mut chunk) = self.step(cursor).await? {
+            let skipped = chunk.len().min(cursor.skip);
+            cursor.skip -= skipped;
+            if skipped < chunk.len() {
+                return Ok(Some(chunk.split_off(skipped)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The header section, once all of it is there; `None` if it is too long for one.
+    pub async fn section(&mut self) -> io::Result<Option<Section>> {
+        let (mut cursor, mut gatherer) = (Cursor::default(), Gatherer::default());
+        let mut gathered = None;
+        while gathered.is_none()
+            && let Some(chunk) = self.next(&mut cursor).await?
+        {
+            gathered = gatherer.push(chunk);
+        }
+        match gathered.unwrap_or_else(|| gatherer.end()) {
+            Gathered::Whole(section, _) => Ok(Some(section)),
+            Gathered::TooLong => Ok(None),
+        }
+    }
+
+    async fn step(&mut self, cursor: &mut Cursor) -> io::Result<Option<Bytes>> {
         self.settle();
         if let Some(chunk) = self.memory.get(cursor.chunk) {
             cursor.chunk += 1;
@@ -398,6 +436,25 @@ mod tests {
             drop(stored);
             assert_eq!(folder.path().join("k3.1").exists(), has_file, "the queue's, not ours");
             assert_eq!(budget.left.load(Ordering::Relaxed), 1 << 30, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_begins_behind_the_header_section() {
+        let head = [&b"A: "[..], &[b'x'; 3_000], b"\r\n"].concat();
+        let data = [&head[..], b"\r\n", &pattern(9_000)].concat();
+        for (limit, piece) in [(1 << 20, 1 << 20), (1 << 20, 2_000), (1 << 20, 7), (0, 500)] {
+            let folder = tempfile::tempdir().unwrap();
+            let pieces: Vec<&[u8]> = data.chunks(piece).collect();
+            let mut replay = filled(folder.path(), limit, &Budget::new(1 << 20), &pieces).await;
+            let section = replay.section().await.unwrap().unwrap();
+            assert_eq!(section.fields, head);
+            let (mut cursor, mut behind) = (Cursor::behind(head.len()), Vec::new());
+            while let Some(chunk) = replay.next(&mut cursor).await.unwrap() {
+                assert!(!chunk.is_empty());
+                behind.extend_from_slice(&chunk);
+            }
+            assert!(behind == data[head.len()..], "limit {limit}, pieces of {piece}");
         }
     }
 

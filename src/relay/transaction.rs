@@ -8,7 +8,13 @@ use tokio::time::{Instant, timeout};
 use super::{Door, Relay, answer, attempt, course, mailboxes::Mailbox};
 use crate::{
     config::DeliveryMode,
-    proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
+    policy::sender::Rule,
+    proto::{
+        client::Stage,
+        envelope::Envelope,
+        path::{ForwardPath, ReversePath},
+        reply::Reply,
+    },
     smarthost::{
         connection::{Lost, OpenError},
         pool::{Lease, LeaseError, Who},
@@ -22,8 +28,8 @@ use crate::{
     transport::stream::TlsInfo,
 };
 
-/// Octets by which the Received field may lengthen a message.
-const ADDED: u64 = 1_024;
+/// Octets by which fields of ours may lengthen a message whose header section is still to come.
+const ADDED: u64 = 4_096;
 
 /// A transaction that a device has begun.
 pub struct Transaction {
@@ -150,10 +156,27 @@ impl Transaction {
         let choose = || {
             let Envelope { reverse_path, params, recipients } = envelope;
             let (bound, count) = (origin.bound.as_ref(), recipients.len().max(1));
+            let asks_as = origin.relay.asks_as(reverse_path.as_str(), &origin.device);
             let mailboxes = &origin.relay.mailboxes;
-            Arc::clone(mailboxes.choose(bound, reverse_path.as_str(), params.size, count))
+            Arc::clone(mailboxes.choose(bound, asks_as, params.size, count))
         };
         Arc::clone(mailbox.get_or_insert_with(choose))
+    }
+
+    /// As whom it asks for a mailbox.
+    pub fn asks_as(&self) -> &str {
+        self.origin.relay.asks_as(self.envelope.reverse_path.as_str(), &self.origin.device)
+    }
+
+    /// What it may call itself at the mailbox that it goes through.
+    pub fn rule(&mut self) -> Arc<Rule> {
+        let mailbox = self.mailbox();
+        self.origin.relay.rule(&mailbox, &self.origin.device)
+    }
+
+    /// The reverse-path as it is sent.
+    fn sender(&mut self) -> ReversePath {
+        self.rule().reverse_path(&self.envelope.reverse_path)
     }
 
     /// It goes through another one from now on.
@@ -257,6 +280,9 @@ impl Transaction {
         if std::mem::replace(&mut self.recorded, true) {
             return;
         }
+        // Without a mailbox nothing was to be sent.
+        let sender = self.mailbox.is_some().then(|| self.sender());
+        let sender = sender.as_ref().unwrap_or(&self.envelope.reverse_path).as_str();
         let Origin { relay, door, tls, transcript, device, .. } = &self.origin;
         let mailbox = self.mailbox.as_ref().map_or("", |mailbox| mailbox.address());
         transcript.say(Voice::Note, format_args!("message {}: {}", self.id, disposition.as_str()));
@@ -279,6 +305,7 @@ impl Transaction {
             listener: &door.listener.name,
             tls: &tls.as_ref().map_or_else(|| "plain".to_owned(), ToString::to_string),
             mailbox,
+            sender,
             envelope: &self.envelope,
             refused: &self.refused,
             bytes: self.bytes,
@@ -301,8 +328,8 @@ impl Transaction {
         loop {
             let lease = self.lease(&relay).await?;
             let kept = lease.connection().is_used();
-            match lease.mail(&self.envelope, recipient, ADDED, relay.delivery.device_patience).await
-            {
+            let envelope = Envelope { reverse_path: self.sender(), ..self.envelope.clone() };
+            match lease.mail(&envelope, recipient, ADDED, relay.delivery.device_patience).await {
                 Ok(begun) => return Ok(begun),
                 // The smarthost ended a connection that was kept from an earlier message just when it was
                 // taken up again. Nothing was sent yet, so the next one may try.
@@ -338,8 +365,7 @@ impl Transaction {
             }
             let cannot = matches!(&error, LeaseError::Open(_) | LeaseError::LoginRefused(..));
             let size = self.envelope.params.size.unwrap_or(0);
-            let from = self.envelope.reverse_path.as_str();
-            match relay.mailboxes.instead_of(&mailbox, from, size) {
+            match relay.mailboxes.instead_of(&mailbox, self.asks_as(), size) {
                 Some(other)
                     if cannot
                         && !self.is_bound()
@@ -360,8 +386,8 @@ impl Transaction {
     pub fn hear(&mut self, stage: Stage, reply: Reply) -> Reply {
         let mailbox = self.mailbox();
         let verdict = mailbox.pool.journal().judge(stage, &reply);
-        let sender = self.envelope.reverse_path.as_str();
-        mailbox.heed(&course::of_reply(stage, &reply, &verdict, sender));
+        let sender = self.sender();
+        mailbox.heed(&course::of_reply(stage, &reply, &verdict, sender.as_str()));
         let heard = answer::refused(stage, &reply, &verdict);
         self.rule = verdict.rule.as_str().to_owned();
         self.reply = Some(reply);

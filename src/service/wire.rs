@@ -68,7 +68,8 @@ pub async fn wire(
         );
         Mailbox::new(mailbox, pool)
     });
-    let mailboxes = Mailboxes::new(mailboxes.collect(), clock, config.spool.retry.clone());
+    let mailboxes =
+        Mailboxes::new(mailboxes.collect(), clock, config.spool.retry.clone(), config.rewrite);
     let keeper = keeper(config, &mailboxes, metrics, clock).await?.map(Arc::new);
     let relay = Arc::new(Relay {
         hostname: config.hostname.clone(),

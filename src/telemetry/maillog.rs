@@ -32,6 +32,8 @@ pub struct Record<'a> {
     pub tls: &'a str,
     /// The mailbox that it went through.
     pub mailbox: &'a str,
+    /// The reverse-path as sent.
+    pub sender: &'a str,
     /// The envelope as received.
     pub envelope: &'a Envelope,
     /// Recipients that were refused, with the smarthost's replies.
@@ -90,7 +92,7 @@ impl Record<'_> {
             tls = self.tls,
             mailbox = self.mailbox,
             from = self.envelope.reverse_path.as_str(),
-            sender = self.envelope.reverse_path.as_str(),
+            sender = self.sender,
             recipients = recipients.join(","),
             refused = refused.join(", "),
             bytes = self.bytes,

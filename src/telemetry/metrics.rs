@@ -93,6 +93,8 @@ pub enum DeviceFault {
     TlsFailed,
     /// A load balancer's connection without a PROXY header that makes sense.
     ProxyHeader,
+    /// A message that goes in circles.
+    Loop,
 }
 
 impl SessionOutcome {
@@ -121,6 +123,7 @@ impl DeviceFault {
             Self::EarlyTalk => "early_talk",
             Self::TlsFailed => "tls_failed",
             Self::ProxyHeader => "proxy_header",
+            Self::Loop => "loop",
         }
     }
 }

@@ -8,7 +8,14 @@ use super::Driver;
 use crate::{
     codec::{data::DataFault, server::ServerItem},
     config::{DeliveryMode, ReceivedDetail},
-    proto::{client::Stage, path::ForwardPath, reply::Reply, session::too_large, trace::Received},
+    proto::{
+        client::Stage,
+        header::{Gathered, Gatherer, Section},
+        path::ForwardPath,
+        reply::Reply,
+        session::too_large,
+        trace::{Received, Trace},
+    },
     relay::{
         answer,
         attempt::VERDICT,
@@ -154,13 +161,12 @@ impl Driver {
 
     /// Passes the data on, up to the dot. When nothing can go up any more the device's data are still read
     /// to their end, so that the refusal is not taken for an answer to something else.
-    async fn stream(&mut self, mut transfer: DataTransfer) -> Result<Streamed, SessionOutcome> {
+    async fn stream(&mut self, transfer: DataTransfer) -> Result<Streamed, SessionOutcome> {
         let limit = self.message_size();
         let mut pace = Pace::new(self.relay.limits.data_min_rate);
-        let mut upload = match transfer.write(Bytes::from(self.received()), DATA_BLOCK).await {
-            Ok(()) => Ok(transfer),
-            Err(lost) => Err(self.lost(&lost)),
-        };
+        let mut upload = Ok(transfer);
+        // The header section is held until it is known how it goes up.
+        let mut header = Some(Gatherer::default());
         loop {
             let (began, seen) = (Instant::now(), self.framed.codec().data_seen());
             let item = self.next(pace::SILENCE).await;
@@ -172,10 +178,17 @@ impl Driver {
                     if self.framed.codec().data_size() > limit && upload.is_ok() {
                         upload = Err(too_large(limit));
                     }
-                    if let Ok(transfer) = &mut upload
-                        && let Err(lost) = transfer.write(chunk, DATA_BLOCK).await
-                    {
-                        upload = Err(self.lost(&lost));
+                    match &mut header {
+                        None => self.pass(&mut upload, chunk).await,
+                        Some(gatherer) => {
+                            if let Some(gathered) = gatherer.push(chunk) {
+                                self.pass_header(&mut upload, gathered).await;
+                                header = None;
+                            }
+                        }
+                    }
+                    if upload.is_err() {
+                        header = None;
                     }
                 }
                 Ok(ServerItem::DataFault(fault)) => {
@@ -183,6 +196,9 @@ impl Driver {
                     upload = Err(answer::data_fault(fault));
                 }
                 Ok(ServerItem::DataEnd { size, mended }) => {
+                    if let Some(mut gatherer) = header {
+                        self.pass_header(&mut upload, gatherer.end()).await;
+                    }
                     return Ok(Streamed { upload, ended: Ended { size, mended } });
                 }
                 // Inside DATA the codec cuts no lines.
@@ -203,6 +219,33 @@ impl Driver {
                     return Err(SessionOutcome::TimedOut);
                 }
             }
+        }
+    }
+
+    /// Passes the header section on, and what has come behind it, if anybody takes it.
+    async fn pass_header(&mut self, upload: &mut Result<DataTransfer, Reply>, gathered: Gathered) {
+        if upload.is_err() {
+            return;
+        }
+        let front = match gathered {
+            Gathered::TooLong => Err(answer::header_too_long()),
+            Gathered::Whole(section, rest) => self.front(&section).map(|front| [front, rest]),
+        };
+        match front {
+            Err(reply) => *upload = Err(reply),
+            Ok(chunks) => {
+                for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
+                    self.pass(upload, chunk).await;
+                }
+            }
+        }
+    }
+
+    async fn pass(&mut self, upload: &mut Result<DataTransfer, Reply>, chunk: Bytes) {
+        if let Ok(transfer) = upload
+            && let Err(lost) = transfer.write(chunk, DATA_BLOCK).await
+        {
+            *upload = Err(self.lost(&lost));
         }
     }
 
@@ -236,7 +279,35 @@ impl Driver {
         transaction.record(Disposition::Aborted, None, "");
     }
 
-    pub(super) fn received(&self) -> String {
+    /// What goes up in place of a header section; an error is what the device hears instead.
+    fn front(&mut self, section: &Section) -> Result<Bytes, Reply> {
+        let head = self.head(section)?;
+        let Some(transaction) = &mut self.transaction else { return Err(answer::no_answer()) };
+        let rule = transaction.rule();
+        Ok(rule.front(&transaction.envelope.reverse_path, head.as_bytes(), section))
+    }
+
+    /// Header fields of ours: how the message came, and what each has to have (RFC 5322 section 3.6, RFC 6409
+    /// section 8). An error is what the device hears instead.
+    pub(super) fn head(&mut self, section: &Section) -> Result<String, Reply> {
+        let Some(transaction) = &self.transaction else { return Err(answer::no_answer()) };
+        let hostname = &self.relay.hostname;
+        let trace = Trace::of(section, hostname);
+        if let Some(circle) = trace.circle {
+            self.fault(DeviceFault::Loop);
+            return Err(answer::circle(circle, hostname));
+        }
+        let mut head = self.received();
+        if !trace.has_date {
+            head.push_str(&format!("Date: {}\r\n", now()));
+        }
+        if !trace.has_message_id {
+            head.push_str(&format!("Message-ID: <{}@{hostname}>\r\n", transaction.id));
+        }
+        Ok(head)
+    }
+
+    fn received(&self) -> String {
         let hello = self.session.hello();
         let Some(transaction) = &self.transaction else { return String::new() };
         let envelope = &transaction.envelope;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     codec::server::ServerItem,
     config::DeliveryMode,
-    proto::{client::Stage, reply::Reply, session::too_large},
+    proto::{client::Stage, header::Finder, reply::Reply, session::too_large},
     relay::{
         acceptance::{Acceptance, Upload, untried},
         answer,
@@ -46,7 +46,9 @@ struct Incoming {
     upload: Upload,
     /// What the device hears at its dot, whatever becomes of the rest.
     refusal: Option<Reply>,
-    letter: Letter,
+    finder: Finder,
+    /// Known once the header section is there.
+    letter: Option<Letter>,
     /// Whether the smarthost is asked at all before the spool is.
     asks: bool,
     /// How long the smarthost has stalled since the device was last waited for. The device's dot may have lain
@@ -57,11 +59,9 @@ struct Incoming {
 impl Driver {
     /// Takes the data of a message that the relay keeps, and answers its dot.
     pub(super) async fn keep(&mut self, keeper: Arc<Keeper>) -> Result<(), SessionOutcome> {
-        let received = self.received();
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
-        let mailbox = transaction.mailbox();
-        let letter = Letter::new(transaction.envelope.clone(), received, mailbox.address());
-        let held = mailbox.bars(letter.envelope.reverse_path.as_str());
+        let sender = transaction.rule().reverse_path(&transaction.envelope.reverse_path);
+        let held = transaction.mailbox().bars(sender.as_str());
         let asks = transaction.mode == DeliveryMode::StreamThenSpool && held.is_none();
         let mut incoming = Incoming {
             replay: Some(Replay::new(
@@ -72,22 +72,26 @@ impl Driver {
             )),
             upload: Upload::NotYet,
             refusal: None,
-            letter,
+            finder: Finder::default(),
+            letter: None,
             asks,
             stalled: Duration::ZERO,
         };
         self.begin_data().await?;
         let ended = self.receive(&mut incoming).await?;
+        if incoming.letter.is_none() {
+            self.address(&mut incoming).await;
+        }
         let patience = self.relay.delivery.device_patience;
         // What is not taken by then is still to be written to disk.
         let patience = patience - COMMIT.min(patience / 10);
         let deadline = Instant::now() + patience.saturating_sub(incoming.stalled);
         let mended = self.data_ended(&ended);
-        let Incoming { replay, upload, refusal, mut letter, .. } = incoming;
-        let (disposition, reply) = match (refusal, &mut self.transaction) {
+        let Incoming { replay, upload, refusal, letter, .. } = incoming;
+        let (disposition, reply) = match (refusal, letter.zip(self.transaction.as_mut())) {
             (Some(reply), _) => (Disposition::Refused, reply),
             (None, None) => (Disposition::Refused, answer::no_answer()),
-            (None, Some(transaction)) => {
+            (None, Some((mut letter, transaction))) => {
                 letter.envelope.params.size = Some(ended.size);
                 let now = keeper.clock.now();
                 let relay = &self.relay;
@@ -182,6 +186,9 @@ impl Driver {
         {
             *room = buffer;
         }
+        if incoming.letter.is_none() && incoming.finder.look(&chunk).is_some() {
+            self.address(incoming).await;
+        }
         let size = incoming.replay.as_ref().map_or(0, Replay::size);
         match &mut incoming.upload {
             Upload::Open(opened) => {
@@ -189,15 +196,44 @@ impl Driver {
                 let streamed = opened.stream(chunk, left).await;
                 incoming.went_up(began, streamed);
             }
-            Upload::NotYet if incoming.asks && size >= EARLY => self.ask(incoming),
+            Upload::NotYet if incoming.asks && size >= EARLY && incoming.letter.is_some() => {
+                self.ask(incoming);
+            }
             Upload::NotYet | Upload::Opening(_) | Upload::Over(_) => {}
         }
         incoming.refuse_if_nowhere();
     }
 
+    /// The header section is there: how the message goes up is decided.
+    async fn address(&mut self, incoming: &mut Incoming) {
+        let Some(replay) = &mut incoming.replay else { return };
+        let section = match replay.section().await {
+            Ok(section) => section,
+            Err(error) => {
+                tracing::error!(%error, "mail data cannot be read again: {}", self.id);
+                incoming.replay = None;
+                return incoming.refuse_if_nowhere();
+            }
+        };
+        let head = match &section {
+            Some(section) => self.head(section),
+            None => Err(answer::header_too_long()),
+        };
+        match (head, &mut self.transaction) {
+            (Err(reply), _) => incoming.refuse(reply),
+            (Ok(head), Some(transaction)) => {
+                let (envelope, rule) = (transaction.envelope.clone(), transaction.rule());
+                incoming.letter = Some(Letter::new(envelope, head, section, &rule));
+            }
+            (Ok(_), None) => {}
+        }
+    }
+
     /// Asks for a connection while the data go on coming in.
     fn ask(&mut self, incoming: &mut Incoming) {
-        let Some(transaction) = &mut self.transaction else { return };
+        let (Some(transaction), Some(letter)) = (&mut self.transaction, &incoming.letter) else {
+            return;
+        };
         transaction.attempts += 1;
         let pool = Arc::clone(&transaction.mailbox().pool);
         let manner = Manner {
@@ -207,7 +243,7 @@ impl Driver {
             one_by_one: false,
             transcript: self.transcript.clone(),
         };
-        let opening = attempt::open(pool, incoming.letter.clone(), manner);
+        let opening = attempt::open(pool, letter.clone(), manner);
         incoming.upload = Upload::Opening(Box::pin(opening));
     }
 
@@ -215,9 +251,11 @@ impl Driver {
     async fn catch_up(&mut self, incoming: &mut Incoming) {
         let (began, step) = (Instant::now(), self.stall_left(incoming.stalled));
         let all = self.relay.delivery.device_patience.saturating_sub(incoming.stalled);
-        if let (Upload::Open(opened), Some(replay)) = (&mut incoming.upload, &mut incoming.replay) {
+        if let (Upload::Open(opened), Some(letter), Some(replay)) =
+            (&mut incoming.upload, &incoming.letter, &mut incoming.replay)
+        {
             // The whole message may be there already, with the dot behind it.
-            let sending = timeout(all, opened.send(&incoming.letter, replay, step));
+            let sending = timeout(all, opened.send(letter, replay, step));
             let sent = sending.await.unwrap_or_else(|_| {
                 let cause = LostCause::Timeout(all);
                 Err(Outcome::Lost(Lost { stage: Stage::Data, cause }))
