@@ -91,6 +91,8 @@ pub enum DeviceFault {
     EarlyTalk,
     /// A failed handshake.
     TlsFailed,
+    /// What some servers take for the end of the data, in data that came to no end.
+    Smuggling,
 }
 
 impl SessionOutcome {
@@ -118,6 +120,7 @@ impl DeviceFault {
             Self::BadCommand => "bad_command",
             Self::EarlyTalk => "early_talk",
             Self::TlsFailed => "tls_failed",
+            Self::Smuggling => "smuggling",
         }
     }
 }
