@@ -39,7 +39,7 @@ use crate::{
     auth::accounts::Accounts,
     config::{Delivery, Limits, Listener, ReceivedDetail},
     policy::TlsProfile,
-    telemetry::{metrics::Metrics, transcript::Transcripts},
+    telemetry::{metrics::Metrics, once::Once, transcript::Transcripts},
     transport::server_tls::ServerTls,
 };
 
@@ -63,6 +63,8 @@ pub struct Relay {
     pub mailboxes: Arc<Mailboxes>,
     /// What keeps messages; `None` where every answer is the smarthost's own.
     pub keeper: Option<Arc<Keeper>>,
+    /// Devices whose MAIL had parameters that were ignored.
+    pub ignored: Once,
     /// What is counted.
     pub metrics: Metrics,
     /// What was said.
