@@ -8,9 +8,11 @@
 mod command;
 mod config;
 mod data;
+mod operations;
 mod relay;
 mod reply;
 mod session;
+mod spool;
 
 #[path = "../data/oracle.rs"]
 mod oracle;
@@ -18,9 +20,11 @@ mod oracle;
 pub use command::command;
 pub use config::config;
 pub use data::data;
+pub use operations::operations;
 pub use relay::relay;
 pub use reply::reply;
 pub use session::session;
+pub use spool::spool;
 
 use bytes::BytesMut;
 use smtp_uplift::proto::reply::{Reply, ReplyLines};
