@@ -6,7 +6,7 @@
 #[path = "fuzz/mod.rs"]
 mod targets;
 
-use std::{fs, path::Path, time::Duration};
+use std::{env, fs, path::Path, time::Duration};
 
 use tokio::time::Instant;
 
@@ -41,6 +41,11 @@ fn data() {
 }
 
 #[test]
+fn operations() {
+    over_seeds("operations", targets::operations);
+}
+
+#[test]
 fn proxy() {
     over_seeds("proxy", targets::proxy);
 }
@@ -58,6 +63,75 @@ fn reply() {
 #[test]
 fn session() {
     over_seeds("session", targets::session);
+}
+
+#[test]
+fn spool() {
+    over_seeds("spool", targets::spool);
+}
+
+/// What libFuzzer does, without its knowledge of what an input has reached: for machines that lack it.
+#[test]
+#[ignore = "takes minutes: UPLIFT_FUZZ_SECONDS=120 cargo test --test fuzz -- --ignored"]
+fn mutated_seeds_for_a_while() {
+    let seconds = env::var("UPLIFT_FUZZ_SECONDS").map_or(5, |text| text.parse().unwrap());
+    let only = env::var("UPLIFT_FUZZ_TARGET").ok();
+    let all: [(&str, fn(&[u8])); 8] = [
+        ("command", targets::command),
+        ("config", targets::config),
+        ("data", targets::data),
+        ("operations", targets::operations),
+        ("relay", targets::relay),
+        ("reply", targets::reply),
+        ("session", targets::session),
+        ("spool", targets::spool),
+    ];
+    for (name, target) in all.into_iter().filter(|(name, _)| only.iter().all(|only| only == name)) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz").join(name);
+        let seeds: Vec<Vec<u8>> = fs::read_dir(folder)
+            .unwrap()
+            .map(|file| fs::read(file.unwrap().path()).unwrap())
+            .collect();
+        let (end, mut count) = (Instant::now() + Duration::from_secs(seconds), 0);
+        while Instant::now() < end {
+            let input = mutated(&seeds);
+            if std::panic::catch_unwind(|| target(&input)).is_err() {
+                let found = std::env::temp_dir().join(format!("uplift-fuzz-{name}"));
+                fs::write(&found, &input).unwrap();
+                panic!(
+                    "promises of {name} are broken by {}: {:?}",
+                    found.display(),
+                    input.escape_ascii().to_string()
+                );
+            }
+            count += 1;
+        }
+        eprintln!("{name}: {count} inputs");
+    }
+}
+
+/// A seed with some of its octets changed, gone, doubled, or followed by another's.
+fn mutated(seeds: &[Vec<u8>]) -> Vec<u8> {
+    let seed = || &seeds[fastrand::usize(..seeds.len())];
+    let mut input = seed().clone();
+    for _ in 0..fastrand::usize(1..8) {
+        let place = fastrand::usize(..=input.len());
+        let behind = (place + fastrand::usize(..20)).min(input.len());
+        match fastrand::u8(..6) {
+            0 if place < input.len() => input[place] = fastrand::u8(..),
+            1 if place < input.len() => input[place] ^= 1 << fastrand::u8(..8),
+            2 => drop(input.drain(place..behind)),
+            3 => input.splice(place..place, input[place..behind].to_vec()).for_each(drop),
+            4 => input.insert(place, *b"\r\n.\0|-<>@ =\xff".get(fastrand::usize(..12)).unwrap()),
+            _ => {
+                let other = seed();
+                let from = fastrand::usize(..=other.len());
+                input.truncate(place);
+                input.extend_from_slice(&other[from..]);
+            }
+        }
+    }
+    input
 }
 
 /// A configuration of 256 KiB is read within a second; whatever grows with its square would take hours.

@@ -35,7 +35,7 @@ async fn a_message_arrives_as_it_was_sent_with_one_field_more() {
 }
 
 #[tokio::test]
-async fn awkward_messages_arrive_too() {
+async fn row_22_awkward_messages_arrive_too() {
     let house = House::new().await;
     let long = format!("Subject: x\r\n\r\n{}\r\n", "L".repeat(5_000));
     let wide = "Subject: b\u{fc}ro\r\n\r\n8-bit \u{e9}\r\n";
@@ -86,7 +86,7 @@ async fn addresses_outside_ascii_go_up_only_where_they_are_taken() {
 }
 
 #[tokio::test]
-async fn line_ends_are_mended_or_refused_as_configured() {
+async fn row_20_line_ends_are_mended_or_refused_as_configured() {
     let house = House::new().await;
     let sloppy = "Subject: x\n\n.\nbare\rCR and \0\r\n";
     assert_eq!(

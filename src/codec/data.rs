@@ -24,6 +24,9 @@ pub struct DataScanner {
     seen: u64,
     mended: Option<DataFault>,
     refused: bool,
+    /// The line so far is a dot and nothing else.
+    lone_dot: bool,
+    stray_end: bool,
 }
 
 /// What stands before the next octet.
@@ -65,7 +68,16 @@ pub enum DataFault {
 impl DataScanner {
     /// A scanner at the start of mail data.
     pub fn new(line_endings: LineEndings) -> Self {
-        Self { line_endings, at: At::LineStart, size: 0, seen: 0, mended: None, refused: false }
+        Self {
+            line_endings,
+            at: At::LineStart,
+            size: 0,
+            seen: 0,
+            mended: None,
+            refused: false,
+            lone_dot: false,
+            stray_end: false,
+        }
     }
 
     /// Octets passed on so far, stuffed dots not counted.
@@ -81,6 +93,12 @@ impl DataScanner {
     /// The first fault that was mended, if any was.
     pub fn mended(&self) -> Option<DataFault> {
         self.mended
+    }
+
+    /// Whether a line with a lone dot came that ends nothing, for one of the line ends around it is not CR LF. Whoever
+    /// sends that may believe that its data are over, and wait for an answer (devices.md row 21).
+    pub fn stray_end(&self) -> bool {
+        self.stray_end
     }
 
     /// Takes what `src` holds, up to the first event; `None` if more octets are needed.
@@ -138,6 +156,7 @@ impl DataScanner {
                 | (At::MendedLineStart, [b'.'])
                 | (_, [b'\r']) => break,
                 (At::LineStart, [b'.', b'\n', ..]) => {
+                    self.stray_end = true;
                     if strict {
                         run.stop = Stop::Fault(DataFault::BareLf);
                         break;
@@ -151,6 +170,7 @@ impl DataScanner {
                 (At::LineStart, [b'.', ..]) => {
                     run.pass(&src[i..=i]);
                     (run.stuffed, self.at, i) = (run.stuffed + 1, At::InLine, i + 1);
+                    self.lone_dot = true;
                     continue;
                 }
                 (At::MendedLineStart, [b'.', next, ..]) => {
@@ -161,11 +181,13 @@ impl DataScanner {
                     }
                     (run.stuffed, self.at, i) =
                         (run.stuffed + 1, At::InLine, i + if *next == b'.' { 2 } else { 1 });
+                    self.lone_dot = *next != b'.';
                     continue;
                 }
                 (_, [b'\r', b'\n', ..]) => {
                     run.pass(b"\r\n");
                     (self.at, i) = (At::LineStart, i + 2);
+                    self.line_ended();
                     continue;
                 }
                 (_, [b'\r', ..]) => DataFault::BareCr,
@@ -175,9 +197,15 @@ impl DataScanner {
                     let length = memchr::memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
                     run.pass(&rest[..length]);
                     (self.at, i) = (At::InLine, i + length);
+                    self.lone_dot = false;
                     continue;
                 }
             };
+            if fault == DataFault::Nul {
+                self.lone_dot = false;
+            } else {
+                self.line_ended();
+            }
             if strict {
                 run.stop = Stop::Fault(fault);
                 break;
@@ -193,6 +221,11 @@ impl DataScanner {
         }
         run.taken = i;
         run
+    }
+
+    /// A line ended, or what some take for its end.
+    fn line_ended(&mut self) {
+        self.stray_end |= std::mem::take(&mut self.lone_dot);
     }
 }
 

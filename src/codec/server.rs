@@ -62,6 +62,11 @@ impl ServerCodec {
         self.data.as_ref().map_or(0, DataScanner::seen)
     }
 
+    /// Whether mail data hold what the device may take for their end.
+    pub fn stray_end(&self) -> bool {
+        self.data.as_ref().is_some_and(DataScanner::stray_end)
+    }
+
     /// Octets of mail data passed on so far.
     pub fn data_size(&self) -> u64 {
         self.data.as_ref().map_or(0, DataScanner::size)

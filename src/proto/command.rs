@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{
     limits,
-    param::MailParams,
+    param::{self, MailParams},
     path::{self, ForwardPath, PathFault, ReversePath},
 };
 
@@ -95,6 +95,17 @@ impl Command {
             "EXPN" => Ok(Self::Expn),
             _ => Err(CommandFault::Unknown),
         }
+    }
+
+    /// The parameters of a MAIL command that are ignored, without their values: those may be addresses.
+    pub fn ignored(line: &[u8]) -> Vec<String> {
+        let text = String::from_utf8_lossy(line);
+        let argument = text.split_once(':').map_or("", |(_, argument)| argument);
+        let Ok((_, rest)) = path::split(argument) else { return Vec::new() };
+        let unknown = rest.split_ascii_whitespace().filter(|word| !param::is_understood(word));
+        let key =
+            |word: &str| word.split('=').next().unwrap_or_default().chars().take(20).collect();
+        unknown.map(key).take(8).collect()
     }
 
     /// Writes the command in its strict form, with CR LF.
@@ -226,6 +237,20 @@ mod tests {
         ] {
             assert_eq!(encoded(&parse(line).unwrap()), strict, "{line}");
         }
+    }
+
+    #[test]
+    fn what_mail_says_besides_is_told_without_its_values() {
+        for (line, ignored) in [
+            ("MAIL FROM:<a@b> SIZE=10 BODY=8BITMIME SMTPUTF8", &[][..]),
+            ("MAIL FROM:<a@b>", &[]),
+            ("mail from: a@b auth=<boss@b> size=", &["auth", "size"]),
+            ("MAIL FROM:<a@b> RET=HDRS ENVID=x BODY=BINARYMIME", &["RET", "ENVID", "BODY"]),
+        ] {
+            assert_eq!(Command::ignored(line.as_bytes()), ignored, "{line}");
+        }
+        let many = format!("MAIL FROM:<a@b>{}", format!(" {}", "x".repeat(99)).repeat(10));
+        assert_eq!(Command::ignored(many.as_bytes()), vec!["x".repeat(20); 8]);
     }
 
     #[test]

@@ -30,6 +30,14 @@ impl MailParams {
     }
 }
 
+/// Whether a parameter means something here.
+pub(super) fn is_understood(word: &str) -> bool {
+    let (key, value) = word.split_once('=').unwrap_or((word, ""));
+    let is = |known: &str| key.eq_ignore_ascii_case(known);
+    let body = || value.eq_ignore_ascii_case("8BITMIME") || value.eq_ignore_ascii_case("7BIT");
+    (is("SIZE") && octets(value).is_some()) || (is("BODY") && body()) || is("SMTPUTF8")
+}
+
 /// A number too large to hold is still a size: one that nobody takes.
 fn octets(value: &str) -> Option<u64> {
     if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {

@@ -46,7 +46,7 @@ use crate::{
         Patterns, TlsProfile,
         sender::{Rewrite, Rule},
     },
-    telemetry::{metrics::Metrics, transcript::Transcripts},
+    telemetry::{metrics::Metrics, once::Once, transcript::Transcripts},
     transport::server_tls::ServerTls,
 };
 
@@ -70,6 +70,8 @@ pub struct Relay {
     pub mailboxes: Arc<Mailboxes>,
     /// What keeps messages; `None` where every answer is the smarthost's own.
     pub keeper: Option<Arc<Keeper>>,
+    /// Devices whose MAIL had parameters that were ignored.
+    pub ignored: Once,
     /// What is counted.
     pub metrics: Metrics,
     /// What was said.

@@ -1,5 +1,6 @@
 //! Whether a device that sends mail data moves. There is no limit to the time that a message may take, only
-//! to the time without progress; time in which the device waits for us does not count.
+//! to the time without progress; time in which the device waits for us does not count. Scanners rest for minutes
+//! between two bursts (devices.md row 26), so what comes beyond the rate earns a pause.
 
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ pub const SILENCE: Duration = Duration::from_secs(10);
 /// Octets a second below which a device is slow when somebody waits for its lease.
 const SLOW: u64 = 256 * 1024;
 const MINUTE: Duration = Duration::from_secs(60);
+/// Minutes that a device may be ahead of its rate: with those that go on at both ends no less than RFC 5321 section
+/// 4.5.3.2.7 has a server wait.
+const AHEAD: u64 = 4;
 
 /// The progress of one device's mail data.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub struct Pace {
     silence: Duration,
     window: Span,
     minute: Span,
+    /// Octets beyond the rate so far, as far as they count.
+    ahead: u64,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +45,8 @@ pub enum Progress {
 impl Pace {
     /// At the start of the data; `min_rate` in octets a second.
     pub fn new(min_rate: u64) -> Self {
-        Self { min_rate, silence: Duration::ZERO, window: Span::default(), minute: Span::default() }
+        let (window, minute) = Default::default();
+        Self { min_rate, silence: Duration::ZERO, window, minute, ahead: 0 }
     }
 
     /// The device was waited for, and sent so many octets in the end, or none.
@@ -53,10 +60,12 @@ impl Pace {
 
     /// Judges the progress so far; `contended` if somebody waits for a lease.
     pub fn progress(&mut self, contended: bool) -> Progress {
-        if let Some(octets) = self.minute.over(MINUTE)
-            && octets < self.min_rate.saturating_mul(MINUTE.as_secs())
-        {
-            return Progress::Dead;
+        if let Some(octets) = self.minute.over(MINUTE) {
+            let least = self.min_rate.saturating_mul(MINUTE.as_secs());
+            let Some(ahead) = (self.ahead + octets).checked_sub(least) else {
+                return Progress::Dead;
+            };
+            self.ahead = ahead.min(least.saturating_mul(AHEAD));
         }
         let slow =
             self.window.over(SILENCE).is_some_and(|octets| octets < SLOW * SILENCE.as_secs());
@@ -108,6 +117,20 @@ mod tests {
         assert_eq!(after(10, 1_000, true), Progress::Stalled);
         assert_eq!(after(600, SLOW, true), Progress::Moving);
         assert_eq!(after(60, 255, false), Progress::Dead);
+    }
+
+    #[test]
+    fn what_comes_beyond_the_rate_earns_a_pause_of_six_minutes_at_most() {
+        // A burst, and the seconds of silence behind it that are one too many.
+        for (burst, lasts) in [(0, 60), (15_360, 120), (64 * 1024, 300), (100_000_000, 360)] {
+            let mut pace = Pace::new(256);
+            pace.waited(Duration::ZERO, burst);
+            let mut dies = || {
+                pace.waited(SECOND, 0);
+                pace.progress(false) == Progress::Dead
+            };
+            assert_eq!((1..=600).find(|_| dies()), Some(lasts), "{burst} octets");
+        }
     }
 
     #[test]

@@ -130,7 +130,11 @@ impl Driver {
                     // What follows a refused DATA may be mail data.
                     let secret = self.wary || self.session.awaits_secret();
                     self.transcript.device_line(&line, secret);
-                    self.session.line(&line)
+                    let step = self.session.line(&line);
+                    if matches!(step, Step::Mail(..)) {
+                        self.tell_ignored(&line);
+                    }
+                    step
                 }
                 ServerItem::LineTooLong => {
                     self.transcript.say(Voice::Device, "(a line that is too long)");

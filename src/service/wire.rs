@@ -27,6 +27,7 @@ use crate::{
     spool::store::Store,
     telemetry::{
         metrics::Metrics,
+        once::Once,
         transcript::{Keep, Transcripts},
     },
 };
@@ -81,6 +82,7 @@ pub async fn wire(
         devices: Devices::new(config.devices.clone()),
         mailboxes,
         keeper: keeper.clone(),
+        ignored: Once::default(),
         metrics: metrics.clone(),
         transcripts,
         drain: CancellationToken::new(),

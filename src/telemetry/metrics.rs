@@ -95,6 +95,8 @@ pub enum DeviceFault {
     ProxyHeader,
     /// A message that goes in circles.
     Loop,
+    /// What some servers take for the end of the data, in data that came to no end.
+    Smuggling,
 }
 
 impl SessionOutcome {
@@ -124,6 +126,7 @@ impl DeviceFault {
             Self::TlsFailed => "tls_failed",
             Self::ProxyHeader => "proxy_header",
             Self::Loop => "loop",
+            Self::Smuggling => "smuggling",
         }
     }
 }

@@ -3,4 +3,5 @@
 pub mod log;
 pub mod maillog;
 pub mod metrics;
+pub mod once;
 pub mod transcript;

@@ -142,7 +142,10 @@ pub async fn own_device(relay: SocketAddr, number: usize) -> Device {
 }
 
 fn metric(metrics: &Metrics, name: &str) -> f64 {
-    let text = metrics.render();
+    value(&metrics.render(), name)
+}
+
+fn value(text: &str, name: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("smtp_uplift_{name} ")));
     line.map_or(0.0, |value| value.parse().unwrap())
 }
@@ -193,6 +196,11 @@ pub fn hash(password: &str) -> String {
     let salt = SaltString::encode_b64(b"12345678").unwrap();
     let argon2 = Argon2::new(Default::default(), Default::default(), quick);
     argon2.hash_password(password.as_bytes(), &salt).unwrap().to_string()
+}
+
+/// The value of a metric of a relay in another process.
+pub async fn metric_of(admin: SocketAddr, name: &str) -> f64 {
+    value(&get(admin, "/metrics", "").await, name)
 }
 
 /// What the admin address answers to a GET, with its head; further lines of the request may be given.

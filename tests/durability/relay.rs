@@ -47,7 +47,9 @@ impl House {
         let sandbox =
             Sandbox::start(([127, 0, 0, 1], 0).into(), plan.scenario.clone()).await.unwrap();
         let address = free_address();
-        let plan = Plan { more: "[spool]\nretry = \"1s, 1s\"", listener: "tls = \"none\"", ..plan };
+        let more = format!("[spool]\nretry = \"1s, 1s\"\n{}", plan.more);
+        let listener = if plan.listener.is_empty() { "tls = \"none\"" } else { plan.listener };
+        let plan = Plan { more: &more, listener, ..plan };
         let text = common::configuration(
             &plan,
             sandbox.address().port(),

@@ -8,10 +8,12 @@
 mod command;
 mod config;
 mod data;
+mod operations;
 mod proxy;
 mod relay;
 mod reply;
 mod session;
+mod spool;
 
 #[path = "../data/oracle.rs"]
 mod oracle;
@@ -19,10 +21,12 @@ mod oracle;
 pub use command::command;
 pub use config::config;
 pub use data::data;
+pub use operations::operations;
 pub use proxy::proxy;
 pub use relay::relay;
 pub use reply::reply;
 pub use session::session;
+pub use spool::spool;
 
 use bytes::BytesMut;
 use smtp_uplift::proto::reply::{Reply, ReplyLines};

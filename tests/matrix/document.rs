@@ -1,6 +1,16 @@
 //! `docs/fault-matrix.md` shows what the matrix shows. `UPDATE_DOCS=1 cargo test --test matrix` writes it anew.
 
-use std::{env, fmt::Write as _, fs, path::Path, thread};
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    path::Path,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use smtp_uplift::spool::queue::State;
 
@@ -69,14 +79,15 @@ fn each_stage_and_fault_in_each_mode_is_as_written() {
         ("stream-then-spool", KEEP, "What the smarthost does not take at once is kept."),
         ("spool", SPOOL, "Everything is kept first, and the device hears 250 at once."),
     ];
-    let (sections, recipients) = thread::scope(|scope| {
-        let running = modes.map(|(_, delivery, _)| scope.spawn(|| section(&cases, delivery)));
-        let recipients = recipients::section();
-        (running.map(|section| section.join().unwrap()), recipients)
+    let deliveries = modes.map(|(_, delivery, _)| delivery);
+    let (seen, recipients) = thread::scope(|scope| {
+        let recipients = scope.spawn(recipients::section);
+        (all_cells(&cases, &deliveries), recipients.join().unwrap())
     });
     let mut text = HEAD.to_owned();
     let mut broken = Vec::new();
-    for ((name, _, says), (table, faults)) in modes.into_iter().zip(sections) {
+    for ((name, delivery, says), seen) in modes.into_iter().zip(seen.chunks(cases.len())) {
+        let (table, faults) = section(&cases, delivery, seen);
         write!(text, "\n## `{name}`\n\n{says}\n\n{table}").unwrap();
         broken.extend(faults.into_iter().map(|fault| format!("{name}: {fault}")));
     }
@@ -99,8 +110,29 @@ fn each_stage_and_fault_in_each_mode_is_as_written() {
     );
 }
 
+/// Runs every case in every mode, on as many threads as the machine has use for; they take what is next.
+fn all_cells(cases: &[Case], deliveries: &[&str]) -> Vec<Option<Seen>> {
+    let count = cases.len() * deliveries.len();
+    let (next, seen) = (AtomicUsize::new(0), (0..count).map(|_| OnceLock::new()));
+    let seen: Vec<OnceLock<Option<Seen>>> = seen.collect();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(2, |count| count.get() + 1) {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(cell) = seen.get(place) else { break };
+                    let (mode, case) = (place / cases.len(), place % cases.len());
+                    let running = cell::run(&cases[case], deliveries[mode]);
+                    let _ = cell.set(in_its_own_time(running));
+                }
+            });
+        }
+    });
+    seen.into_iter().map(|cell| cell.into_inner().flatten()).collect()
+}
+
 /// The table of a mode, and the promises that were not kept in it.
-fn section(cases: &[Case], delivery: &str) -> (String, Vec<String>) {
+fn section(cases: &[Case], delivery: &str, seen: &[Option<Seen>]) -> (String, Vec<String>) {
     let columns: &[&str] = match delivery {
         STREAM => &["the device hears", "after", "arrived", "gets through"],
         KEEP => {
@@ -114,18 +146,17 @@ fn section(cases: &[Case], delivery: &str) -> (String, Vec<String>) {
         "---|".repeat(columns.len())
     );
     let mut broken = Vec::new();
-    for case in cases {
-        let seen = in_its_own_time(cell::run(case, delivery));
+    for (case, seen) in cases.iter().zip(seen) {
         let does = if seen.is_some() { &case.does } else { "-" };
-        let cells = match &seen {
+        let cells = match seen {
             Some(seen) => columns.iter().map(|column| cell(seen, column)).collect(),
             None => vec!["-".to_owned(); columns.len()],
         };
         writeln!(table, "| {} | {} | {does} | {} |", case.stage, case.kind, cells.join(" | "))
             .unwrap();
-        let faults = seen.map(|seen| seen.broken).unwrap_or_default();
+        let faults = seen.iter().flat_map(|seen| &seen.broken);
         let place = format!("{}, {}, {}", case.stage, case.kind, case.does);
-        broken.extend(faults.into_iter().map(|fault| format!("{place}: {fault}")));
+        broken.extend(faults.map(|fault| format!("{place}: {fault}")));
     }
     (table, broken)
 }

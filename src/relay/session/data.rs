@@ -34,6 +34,10 @@ use crate::{
     },
 };
 
+/// Of a device that goes away or is given up in its data (devices.md row 21).
+const STRAY_END: &str = "its data hold a lone dot between line ends that are not CR LF, which ends nothing (RFC 5321 \
+                         section 4.1.1.4): set the device to end its lines with CR LF";
+
 /// Mail data that were read up to their dot.
 struct Streamed {
     /// What went up and waits for its dot, or what the device hears instead.
@@ -276,6 +280,12 @@ impl Driver {
         transaction.bytes = self.framed.codec().data_size();
         let after = format_args!("the device vanished after {} octets of data", transaction.bytes);
         self.transcript.say(Voice::Note, after);
+        if self.framed.codec().stray_end() {
+            self.transcript.say(Voice::Note, STRAY_END);
+            let (listener, id) = (&self.door.listener.name, &transaction.id);
+            tracing::warn!(device = %self.device, listener, id, "{STRAY_END}");
+            self.fault(DeviceFault::Smuggling);
+        }
         transaction.record(Disposition::Aborted, None, "");
     }
 

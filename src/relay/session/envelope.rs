@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Driver;
 use crate::{
     proto::{
+        command::Command,
         envelope::Envelope,
         param::MailParams,
         path::{ForwardPath, ReversePath},
@@ -38,6 +39,18 @@ impl Driver {
                 self.say(&reply).await
             }
             Err(reply) => self.say(&reply).await,
+        }
+    }
+
+    /// What MAIL says besides and nobody understands harms nobody; an operator may wonder (devices.md row 15).
+    pub(super) fn tell_ignored(&self, line: &[u8]) {
+        let ignored = Command::ignored(line);
+        if !ignored.is_empty() && self.relay.ignored.is_first(self.peer) {
+            let listener = &self.door.listener.name;
+            tracing::info!(
+                device = %self.device, listener, parameters = ?ignored,
+                "parameters of MAIL are ignored; this is told once of each device"
+            );
         }
     }
 
