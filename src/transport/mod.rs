@@ -6,5 +6,6 @@ pub mod client_tls;
 pub mod device_tls;
 pub mod dial;
 pub mod listener;
+pub mod peek;
 pub mod server_tls;
 pub mod stream;
