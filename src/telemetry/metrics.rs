@@ -91,6 +91,8 @@ pub enum DeviceFault {
     EarlyTalk,
     /// A failed handshake.
     TlsFailed,
+    /// A session without STARTTLS after a failed handshake.
+    StartTlsWithheld,
 }
 
 impl SessionOutcome {
@@ -118,6 +120,7 @@ impl DeviceFault {
             Self::BadCommand => "bad_command",
             Self::EarlyTalk => "early_talk",
             Self::TlsFailed => "tls_failed",
+            Self::StartTlsWithheld => "starttls_withheld",
         }
     }
 }
