@@ -2,9 +2,10 @@
 
 use openssl::ssl::SslVersion;
 use smtp_uplift::sandbox::device::Device;
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use crate::{
-    common::MESSAGE,
+    common::{House, MESSAGE, Plan},
     rows::{OWN, connect, delivers, greeted, house, keywords, tls as tls_of},
 };
 
@@ -37,6 +38,22 @@ async fn tls_profile_stricter_than_its_listener() {
     let house = house("", "tls_profile = \"modern\"\nstarttls_fallback = \"0s\"").await;
     assert!(!delivers(&house, OWN, &tls_1_0()).await);
     assert!(delivers(&house, OTHER, &tls_1_0()).await);
+}
+
+#[tokio::test]
+async fn tls_where_there_is_no_seat_for_it() {
+    for (own, said) in [("implicit", ""), ("auto", "421 ")] {
+        let more = format!(
+            "[limits]\nsessions_per_device = 1\n[[device]]\naddress = \"127.0.0.0/8\"\ntls = {own:?}\n"
+        );
+        let house = House::build(Plan { more: &more, ..Plan::default() }).await;
+        let seated = TcpStream::connect(house.address()).await.unwrap();
+        let mut next = TcpStream::connect(house.address()).await.unwrap();
+        let mut heard = String::new();
+        next.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard.get(..4).unwrap_or_default(), said, "{own}: {heard}");
+        drop(seated);
+    }
 }
 
 #[tokio::test(start_paused = true)]
