@@ -49,6 +49,40 @@ async fn it_tells_of_listeners_and_mailboxes() {
 }
 
 #[tokio::test]
+async fn it_tells_of_devices_those_that_were_seen_last_first() {
+    let more = "[[device]]\nname = \"copier\"\naddress = \"127.0.0.0/16\"\n";
+    let house =
+        House::build(Plan { listener: "tls_profile = \"legacy\"", more, ..Plan::default() }).await;
+    assert_eq!(json(&house, "/status").await["devices"], serde_json::json!([]), "nobody was there");
+    let mut other = common::own_device(house.address(), 1).await;
+    let heard = other.send("a@x", &["reply-550-5.1.1-rcpt@x"], common::MESSAGE).await.unwrap();
+    assert_eq!(heard.code.get(), 550);
+    assert_eq!(other.say("NONSENSE").await.unwrap().code.get(), 500);
+    other.say("QUIT").await.unwrap();
+    let mut device = house.old_device().await;
+    assert!(device.send("a@x", &["b@x"], common::MESSAGE).await.unwrap().code.is_positive());
+    let devices = json(&house, "/status").await["devices"].clone();
+    let device = &devices[0];
+    assert_eq!((&device["name"], &device["address"]), (&"copier".into(), &"127.0.0.1".into()));
+    assert_eq!(device["tls"]["version"], "TLSv1");
+    assert!(device["tls"]["cipher"].as_str().unwrap().ends_with("-SHA"), "{device}");
+    assert_eq!((&device["messages"], &device["last"]["result"]), (&1.into(), &"relayed".into()));
+    assert!(device["last"]["reply"].as_str().unwrap().starts_with("250 "), "{device}");
+    assert!(device["last"]["time"].as_str().unwrap().ends_with('Z'), "{device}");
+    assert_eq!(
+        (&device["faults"], &device["advice"]),
+        (&serde_json::json!({}), &serde_json::json!([]))
+    );
+    if cfg!(target_os = "linux") {
+        let other = &devices[1];
+        assert_eq!((&other["tls"], &other["messages"]), (&Value::Null, &0.into()));
+        assert_eq!(other["faults"], serde_json::json!({"bad_command": 1}));
+        assert_eq!(other["last"]["result"], "refused");
+        assert!(other["last"]["reply"].as_str().unwrap().starts_with("550 5.1.1 "), "{other}");
+    }
+}
+
+#[tokio::test]
 async fn it_tells_of_the_spool_and_of_what_is_stopped() {
     let house = House::build(Plan { delivery: KEEP, ..Plan::default() }).await;
     let sender = "reply-554-5.2.252-dot@example.com";

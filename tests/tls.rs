@@ -1,6 +1,15 @@
-//! TLS with devices: what each profile takes and what it refuses.
+//! TLS with devices: what each profile takes and what it refuses, and how a session begins.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+mod common;
+
+#[path = "tls/opening.rs"]
+mod opening;
+#[path = "tls/profiles.rs"]
+mod profiles;
+#[path = "tls/rows.rs"]
+mod rows;
 
 use openssl::ssl::SslVersion;
 use smtp_uplift::{
@@ -8,8 +17,7 @@ use smtp_uplift::{
     transport::{
         certificate::Identity,
         device_tls::DeviceTls,
-        server_tls::{HandshakeFault, ServerTls},
-        stream::TlsInfo,
+        server_tls::{Accepted, HandshakeFault, ServerTls},
     },
 };
 use tokio::io::AsyncWriteExt as _;
@@ -18,10 +26,10 @@ fn server(profile: TlsProfile) -> ServerTls {
     ServerTls::new(profile, &Identity::make(&["relay.example"]).unwrap()).unwrap()
 }
 
-async fn shake(server: &ServerTls, device: &DeviceTls) -> Result<TlsInfo, HandshakeFault> {
+async fn shake(server: &ServerTls, device: &DeviceTls) -> Result<Accepted, HandshakeFault> {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let (served, _) = tokio::join!(server.accept(Box::new(ours)), device.connect(Box::new(theirs)));
-    served.map(|(_, info)| info)
+    served
 }
 
 /// Every version and key exchange, with the strictest profile that takes it.
@@ -56,10 +64,17 @@ async fn each_profile_takes_what_it_says_and_nothing_else() {
             // A library without SSLv3 or RC4 cannot play such a device either.
             let Ok(device) = DeviceTls::new(version, Some(suite)) else { continue };
             let taken = shake(&server, &device).await;
-            assert_eq!(taken.is_ok(), needs <= *profile, "{profile} and {suite}: {taken:?}");
-            if let Ok(info) = taken {
-                assert_eq!(info.cipher, suite);
-            }
+            assert_eq!(taken.is_ok(), needs <= *profile, "{profile} and {suite}");
+            let offered = match taken {
+                Ok(accepted) => {
+                    assert_eq!(accepted.info.cipher, suite);
+                    accepted.offered
+                }
+                Err(fault) => fault.offered,
+            };
+            // What an operator is told is what happens.
+            let offer = offered.unwrap().offer();
+            assert_eq!(offer.needs, Some(needs), "{version:?} {suite}: {offer}");
         }
     }
 }
@@ -74,16 +89,16 @@ async fn a_library_without_the_old_ciphers_is_found_out_at_start() {
 #[tokio::test]
 async fn version_and_cipher_are_known() {
     let device = DeviceTls::new(SslVersion::TLS1, Some("AES256-SHA")).unwrap();
-    let info = shake(&server(Legacy), &device).await.unwrap();
+    let info = shake(&server(Legacy), &device).await.unwrap().info;
     assert_eq!(info.to_string(), "TLSv1/AES256-SHA");
     let modern = DeviceTls::new(SslVersion::TLS1_3, None).unwrap();
-    assert_eq!(shake(&server(Legacy), &modern).await.unwrap().version, "TLSv1.3");
+    assert_eq!(shake(&server(Legacy), &modern).await.unwrap().info.version, "TLSv1.3");
 }
 
 #[tokio::test]
 async fn a_failed_handshake_tells_what_the_device_offered() {
     let device = DeviceTls::new(SslVersion::TLS1, Some("AES256-SHA")).unwrap();
-    let said = shake(&server(Modern), &device).await.unwrap_err().to_string();
+    let said = shake(&server(Modern), &device).await.err().unwrap().to_string();
     assert!(
         said.starts_with("unsupported protocol; the device offered TLS 1.0 with AES256-SHA"),
         "{said}"
@@ -96,7 +111,7 @@ async fn a_failed_handshake_tells_what_the_device_offered() {
     };
     let server = server(Legacy);
     let (served, ()) = tokio::join!(server.accept(Box::new(ours)), device);
-    let said = served.map(|_| ()).unwrap_err().to_string();
+    let said = served.err().unwrap().to_string();
     assert!(said.ends_with("the device offered nothing that is TLS"), "{said}");
 }
 

@@ -10,6 +10,7 @@ use super::{
     line::{Line, LineReader},
 };
 use crate::proto::{
+    first_octets::FirstOctets,
     limits::{self, LineEndings},
     reply::Reply,
 };
@@ -24,11 +25,15 @@ const COMMAND_CHUNK: usize = 1024;
 pub struct ServerCodec {
     lines: LineReader,
     data: Option<DataScanner>,
+    /// Nothing has come yet, and TLS would be a mistake.
+    first: bool,
 }
 
 /// Something that a device sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ServerItem {
+    /// TLS where a command is expected: the first octets are a ClientHello.
+    ClientHello,
     /// A line without its line end.
     Line(Bytes),
     /// A line longer than any may be; it was dropped.
@@ -49,7 +54,12 @@ pub enum ServerItem {
 impl ServerCodec {
     /// A codec that expects a command.
     pub fn new() -> Self {
-        Self { lines: LineReader::new(limits::AUTH_LINE), data: None }
+        Self { lines: LineReader::new(limits::AUTH_LINE), data: None, first: false }
+    }
+
+    /// One for a connection that begins in plaintext: it knows a ClientHello when it sees one.
+    pub fn in_plaintext() -> Self {
+        Self { first: true, ..Self::new() }
     }
 
     /// From the next octet on mail data are expected: 354 is being sent.
@@ -85,6 +95,13 @@ impl Decoder for ServerCodec {
 
     fn decode(&mut self, src: &mut BytesMut) -> io::Result<Option<ServerItem>> {
         let Some(scanner) = &mut self.data else {
+            if self.first {
+                match FirstOctets::of(src) {
+                    FirstOctets::ClientHello => return Ok(Some(ServerItem::ClientHello)),
+                    FirstOctets::Unclear => return Ok(None),
+                    FirstOctets::Other => self.first = false,
+                }
+            }
             let line = self.lines.next(src);
             if line.is_none() && src.capacity() - src.len() < COMMAND_CHUNK / 4 {
                 src.reserve(COMMAND_CHUNK);
@@ -154,6 +171,29 @@ mod tests {
                 ServerItem::Data(Bytes::from_static(b"a\r\n..b\r\n")),
                 ServerItem::DataEnd { size: 7, mended: None },
                 ServerItem::Line(Bytes::from_static(b"QUIT")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_client_hello_is_seen_in_the_first_octets_only() {
+        let hello = &b"\x16\x03\x01\x00\n\x01"[..];
+        let (mut codec, mut src) = (ServerCodec::in_plaintext(), BytesMut::new());
+        for octet in &hello[..1] {
+            src.extend_from_slice(&[*octet]);
+            assert_eq!(codec.decode(&mut src).unwrap(), None);
+        }
+        src.extend_from_slice(&hello[1..2]);
+        assert_eq!(codec.decode(&mut src).unwrap(), Some(ServerItem::ClientHello));
+
+        let mut codec = ServerCodec::in_plaintext();
+        let mut src = BytesMut::from(&b"NOOP\r\n"[..]);
+        src.extend_from_slice(hello);
+        assert_eq!(
+            items(&mut codec, &mut src),
+            [
+                ServerItem::Line(Bytes::from_static(b"NOOP")),
+                ServerItem::Line(Bytes::from_static(b"\x16\x03\x01\x00")),
             ]
         );
     }

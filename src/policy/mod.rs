@@ -1,12 +1,17 @@
-//! Pure decisions about devices: who may connect, what a listener asks of those who do, and whom their mail is from.
+//! Pure decisions about devices: who may connect, what a listener asks of those who do and what would suit them
+//! better, and whom their mail is from.
 //!
 //! Nothing here reads a clock, a socket or a log: every answer follows from its arguments alone.
 
 pub mod access;
+pub mod advice;
+pub mod client_hello;
 pub mod pattern;
 pub mod profile;
 pub mod sender;
 
 pub use access::{AccessList, canonical};
+pub use advice::Finding;
+pub use client_hello::{ClientHello, Offer, TlsVersion};
 pub use pattern::Patterns;
 pub use profile::{DeviceAuth, ListenerTls, Overrides, Profile, TlsProfile};

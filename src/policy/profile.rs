@@ -154,8 +154,45 @@ impl Profile {
         }
     }
 
+    /// The same for a device whose handshake has failed, if it may be served without STARTTLS for a while
+    /// (devices.md row 7); see docs/decisions/0011-starttls-fallback.md.
+    ///
+    /// Only where mail is taken without TLS and without a login anyway: a device that would use STARTTLS loses no more
+    /// than somebody on the path could take from it without our help (RFC 3207 section 6). No login is taken in its
+    /// place in plaintext: a password is worth more than one message.
+    pub fn without_starttls(&self) -> Option<Self> {
+        let may = self.tls == ListenerTls::StartTls
+            && self.auth != DeviceAuth::Require
+            && !self.starttls_fallback.is_zero();
+        may.then(|| Self { tls: ListenerTls::None, auth_without_tls: false, ..self.clone() })
+    }
+
     /// Whether mail is taken from whoever connects, without a login that proves anything.
     pub fn takes_anybody(&self) -> bool {
         self.auth != DeviceAuth::Require || self.accept_any_credentials
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starttls_is_withheld_only_where_nobody_is_asked_for_it() {
+        let usual = Profile { auth_without_tls: true, ..Profile::default() };
+        let without = usual.without_starttls().unwrap();
+        assert_eq!((without.tls, without.auth_without_tls), (ListenerTls::None, false));
+        for tls in [
+            ListenerTls::None,
+            ListenerTls::RequireStartTls,
+            ListenerTls::Implicit,
+            ListenerTls::Auto,
+        ] {
+            assert_eq!(Profile { tls, ..usual.clone() }.without_starttls(), None, "{tls:?}");
+        }
+        let require = Profile { auth: DeviceAuth::Require, ..usual.clone() };
+        assert_eq!(require.without_starttls(), None);
+        let never = Profile { starttls_fallback: Duration::ZERO, ..usual };
+        assert_eq!(never.without_starttls(), None);
     }
 }

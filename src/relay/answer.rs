@@ -39,6 +39,11 @@ pub fn queued(id: &str) -> Reply {
     Reply::new(250, Enhanced(2, 0, 0), format!("queued, id {id}"))
 }
 
+/// In place of a greeting, for whoever did not wait for it.
+pub fn early_talk() -> Reply {
+    Reply::new(554, Enhanced(5, 5, 1), "wait for the greeting before you talk")
+}
+
 /// The spool takes no message (RFC 5321 section 4.2.3, RFC 3463 X.3.1).
 pub fn no_room(error: &QueueError) -> Reply {
     let what = match error {

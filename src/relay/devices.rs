@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::config::{Device, DeviceMatch};
+use crate::{
+    config::{Device, DeviceMatch},
+    policy::Profile,
+};
 
 /// What is known of single devices; the first that matches counts.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,11 @@ impl Devices {
     /// The device that logs call this.
     pub fn named(&self, name: &str) -> Option<&Device> {
         self.0.iter().find(|device| device.name == name)
+    }
+
+    /// How whoever connects from there is served, where a listener says this.
+    pub fn profile(&self, peer: IpAddr, listener: &Profile) -> Profile {
+        self.at(peer).map_or_else(|| listener.clone(), |device| listener.with(&device.profile))
     }
 
     /// The mailbox that mail is bound to, by the first of these that names one: the device's address, its line of the

@@ -9,7 +9,8 @@
 //! [`stops`] knows what waits for somebody to change a setting, [`notice`] and [`notifier`] tell people,
 //! and [`keeper`] has what they share.
 //!
-//! [`devices`] knows which mailbox a device is bound to, [`mailboxes`] chooses one for the others.
+//! [`devices`] knows which mailbox a device is bound to, [`mailboxes`] chooses one for the others; [`roster`] remembers
+//! what devices have done.
 
 pub mod acceptance;
 pub mod aftermath;
@@ -25,6 +26,7 @@ pub mod notice;
 pub mod notifier;
 pub mod pace;
 pub mod replay;
+pub mod roster;
 pub mod session;
 pub mod stops;
 pub mod transaction;
@@ -38,6 +40,7 @@ use self::{
     devices::Devices,
     keeper::Keeper,
     mailboxes::{Mailbox, Mailboxes},
+    roster::Roster,
 };
 use crate::{
     auth::accounts::Accounts,
@@ -66,6 +69,8 @@ pub struct Relay {
     pub logins: Semaphore,
     /// What is known of single devices.
     pub devices: Devices,
+    /// What devices have done.
+    pub roster: Arc<Roster>,
     /// What messages go through.
     pub mailboxes: Arc<Mailboxes>,
     /// What keeps messages; `None` where every answer is the smarthost's own.

@@ -1,6 +1,6 @@
 //! Drives one device's session: reads what it sends, asks [`proto::session`](crate::proto::session) what it
-//! means, does it, and answers. `secure` has the handshake, `login` who the device is, `envelope` what MAIL and RCPT
-//! begin, `data` and `keep` what begins with DATA.
+//! means, does it, and answers. `secure` has what comes before the greeting and the handshake, `login` who the device
+//! is, `envelope` what MAIL and RCPT begin, `data` and `keep` what begins with DATA.
 
 mod data;
 mod envelope;
@@ -47,13 +47,14 @@ pub async fn serve(
 ) -> SessionOutcome {
     let peer = peer.to_canonical();
     let device = relay.devices.at(peer);
-    let profile = device.map_or_else(
-        || door.listener.profile.clone(),
-        |device| door.listener.profile.with(&device.profile),
-    );
+    let profile = relay.devices.profile(peer, &door.listener.profile);
+    let without = profile.without_starttls();
+    let without =
+        without.filter(|_| relay.roster.withholds_starttls(peer, profile.starttls_fallback));
+    let (withheld, profile) = (without.is_some(), without.unwrap_or(profile));
     let implicit = profile.tls == ListenerTls::Implicit;
     let mut driver = Driver {
-        framed: framed(io),
+        framed: framed(io, ServerCodec::in_plaintext()),
         session: Session::new(features(&profile, &relay), implicit),
         tls: None,
         transaction: None,
@@ -79,8 +80,15 @@ pub async fn serve(
         }
         return SessionOutcome::Refused;
     }
-    let served = if implicit { Box::pin(driver.secure()).await } else { Ok(()) };
-    let outcome = match served {
+    if withheld {
+        driver.fault(DeviceFault::StartTlsWithheld);
+        tracing::info!(
+            device = %driver.device, listener = driver.door.listener.name,
+            "STARTTLS is not offered: a handshake with this device has failed within starttls_fallback, and none has \
+             come about before; to make that lasting, write [[device]] with its address and hide = [\"STARTTLS\"]"
+        );
+    }
+    let outcome = match Box::pin(driver.open()).await {
         Ok(()) => match driver.run().await {
             Ok(never) => match never {},
             Err(outcome) => outcome,
@@ -140,6 +148,7 @@ impl Driver {
                     self.transcript.say(Voice::Device, "(a line that is too long)");
                     self.session.line_too_long()
                 }
+                ServerItem::ClientHello => return Err(self.tls_at_once()),
                 // Outside DATA the codec cuts lines only.
                 ServerItem::Data(_) | ServerItem::DataFault(_) | ServerItem::DataEnd { .. } => {
                     continue;
@@ -286,12 +295,13 @@ impl Driver {
     /// Counts what the device did wrong; returns its name.
     fn fault(&self, fault: DeviceFault) -> &'static str {
         self.relay.metrics.device_fault(&self.door.listener.name, fault);
+        self.relay.roster.fault(self.peer, &self.device, fault);
         fault.as_str()
     }
 }
 
-fn framed(io: BoxIo) -> Framed<BoxIo, ServerCodec> {
-    let mut framed = Framed::with_capacity(io, ServerCodec::new(), BUFFER);
+fn framed(io: BoxIo, codec: ServerCodec) -> Framed<BoxIo, ServerCodec> {
+    let mut framed = Framed::with_capacity(io, codec, BUFFER);
     framed.set_backpressure_boundary(FLUSH_AT);
     framed
 }

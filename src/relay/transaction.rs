@@ -299,6 +299,7 @@ impl Transaction {
         let asked = self.mailbox.as_ref().filter(|_| self.attempts > 0);
         let host = asked.map_or("", |mailbox| mailbox.pool.host());
         let message_id = theirs.filter(|_| relayed).and_then(answer::message_id);
+        relay.roster.message(self.origin.peer, device, tls.as_ref(), disposition, reply);
         Record {
             id: &self.id,
             device,

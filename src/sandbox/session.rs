@@ -535,10 +535,10 @@ impl Peer {
     async fn secure(mut self) -> Result<Self, Over> {
         self.framed.flush().await.map_err(|_| Over)?;
         self.strike(Stage::Tls).await?;
-        let (io, _) =
+        let accepted =
             self.server.tls.accept(self.framed.into_parts().io).await.map_err(|_| Over)?;
         Ok(Self {
-            framed: Framed::new(io, ServerCodec::new()),
+            framed: Framed::new(accepted.io, ServerCodec::new()),
             tls: true,
             greeted: false,
             user: None,

@@ -177,7 +177,9 @@ impl Sessions {
     fn turn_away(&self, mut io: BoxIo, peer: IpAddr, door: &Door) {
         tracing::warn!(device = %peer, listener = door.listener.name, "too many sessions");
         self.relay.metrics.session_turned_away(&door.listener.name, SessionOutcome::Busy);
-        if door.listener.profile.tls != ListenerTls::Implicit {
+        let devices = &self.relay.devices;
+        let profile = devices.profile(peer.ip().to_canonical(), &door.listener.profile);
+        if profile.tls != ListenerTls::Implicit {
             let mut line = BytesMut::new();
             answer::too_many_sessions().encode(&mut line);
             // A fresh socket has room for a line, at once; whoever it has none for hears nothing.

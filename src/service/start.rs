@@ -141,6 +141,7 @@ impl Service {
             drain: relay.drain.clone(),
             mailboxes: Arc::clone(&relay.mailboxes),
             keeper: relay.keeper.clone(),
+            roster: Arc::clone(&relay.roster),
             transcripts: Arc::clone(&relay.transcripts),
             listeners,
             began: Instant::now(),

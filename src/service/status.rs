@@ -12,6 +12,7 @@ use crate::{
     relay::{
         keeper::Keeper,
         mailboxes::{Mailbox, Mailboxes},
+        roster::{Device, Roster},
     },
     smarthost::{desk::Left, journal::Trouble, pool::Connections},
     spool::queue::{Queue as _, State},
@@ -27,6 +28,7 @@ pub(super) struct Status {
     pub(super) drain: CancellationToken,
     pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) keeper: Option<Arc<Keeper>>,
+    pub(super) roster: Arc<Roster>,
     pub(super) transcripts: Arc<Transcripts>,
     /// With the addresses that they are bound to.
     pub(super) listeners: Vec<(Listener, SocketAddr)>,
@@ -39,6 +41,8 @@ struct Whole<'a> {
     uptime_seconds: u64,
     listeners: Vec<ListenerState<'a>>,
     mailboxes: Vec<MailboxState<'a>>,
+    /// Those that were seen last first.
+    devices: Vec<Device>,
     spool: Option<SpoolState>,
     transcripts: Vec<Transcript>,
 }
@@ -102,6 +106,7 @@ impl Status {
             uptime_seconds: self.began.elapsed().as_secs(),
             listeners: listeners.collect(),
             mailboxes: self.mailboxes.all().iter().map(|mailbox| state(mailbox)).collect(),
+            devices: self.roster.devices(),
             spool,
             transcripts: self.found(None, false),
         })

@@ -80,6 +80,7 @@ pub async fn wire(
         accounts,
         logins: Semaphore::new(2),
         devices: Devices::new(config.devices.clone()),
+        roster: Arc::default(),
         mailboxes,
         keeper: keeper.clone(),
         ignored: Once::default(),

@@ -97,6 +97,8 @@ pub enum DeviceFault {
     Loop,
     /// What some servers take for the end of the data, in data that came to no end.
     Smuggling,
+    /// A session without STARTTLS after a failed handshake.
+    StartTlsWithheld,
 }
 
 impl SessionOutcome {
@@ -127,6 +129,7 @@ impl DeviceFault {
             Self::ProxyHeader => "proxy_header",
             Self::Loop => "loop",
             Self::Smuggling => "smuggling",
+            Self::StartTlsWithheld => "starttls_withheld",
         }
     }
 }

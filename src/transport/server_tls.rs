@@ -1,6 +1,6 @@
 //! TLS with devices, down to SSLv3, by OpenSSL: no other library still takes these versions.
 
-use std::{fmt, pin::Pin, sync::OnceLock};
+use std::{pin::Pin, sync::OnceLock};
 
 use openssl::{
     bn::BigNum,
@@ -21,7 +21,7 @@ use super::{
     device_tls::DeviceTls,
     stream::{BoxIo, TlsInfo},
 };
-use crate::policy::TlsProfile;
+use crate::policy::{ClientHello, TlsProfile, TlsVersion};
 
 /// ECDHE with AES-GCM first; forward secrecy and AEAD only.
 const MODERN: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:!aNULL:!eNULL";
@@ -103,28 +103,14 @@ pub struct HandshakeFault {
     pub offered: Option<ClientHello>,
 }
 
-/// What a device says that it can do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientHello {
-    /// The highest version up to TLS 1.2.
-    pub version: String,
-    /// Its suites by OpenSSL's names, as far as the library knows them.
-    pub suites: Vec<String>,
-}
-
-impl fmt::Display for ClientHello {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} with {}",
-            self.version,
-            if self.suites.is_empty() {
-                "no known suite".to_owned()
-            } else {
-                self.suites.join(" ")
-            }
-        )
-    }
+/// A handshake that came about.
+pub struct Accepted {
+    /// What the device sends, and what is sent to it, in the clear.
+    pub io: BoxIo,
+    /// What was agreed on.
+    pub info: TlsInfo,
+    /// What the device offered.
+    pub offered: Option<ClientHello>,
 }
 
 impl ServerTls {
@@ -158,7 +144,8 @@ impl ServerTls {
         {
             let broken = |reason: String| ServerTlsError::Promise {
                 profile: self.profile,
-                version: version_name(version),
+                version: version_of(version)
+                    .map_or_else(String::new, |version| version.to_string()),
                 suite,
                 reason: format!(
                     "{reason}; use an RSA certificate and the vendored OpenSSL, or a stricter tls_profile"
@@ -176,17 +163,18 @@ impl ServerTls {
     }
 
     /// Shakes hands with a device.
-    pub async fn accept(&self, io: BoxIo) -> Result<(BoxIo, TlsInfo), HandshakeFault> {
+    pub async fn accept(&self, io: BoxIo) -> Result<Accepted, HandshakeFault> {
         let fault = |reason: String, offered| HandshakeFault { reason, silent: false, offered };
         let ssl = Ssl::new(&self.context).map_err(|error| fault(error.to_string(), None))?;
         let mut stream = SslStream::new(ssl, io).map_err(|error| fault(error.to_string(), None))?;
-        if let Err(error) = Pin::new(&mut stream).accept().await {
-            let offered = stream.ssl().ex_data(hello_index()).cloned();
+        let accepted = Pin::new(&mut stream).accept().await;
+        let offered = stream.ssl().ex_data(hello_index()).cloned();
+        if let Err(error) = accepted {
             let silent = offered.is_none() && error.ssl_error().is_none();
             return Err(HandshakeFault { reason: reason(&error), silent, offered });
         }
         let info = info(stream.ssl());
-        Ok((Box::new(stream), info))
+        Ok(Accepted { io: Box::new(stream), info, offered })
     }
 }
 
@@ -256,7 +244,7 @@ fn context(settings: &Settings, identity: &Identity) -> Result<SslContext, Error
     Ok(builder.build())
 }
 
-/// Keeps the ClientHello with its connection, for the log line of a handshake that fails.
+/// Keeps the ClientHello with its connection: for the log line of a handshake that fails, and for advice.
 fn remember_hello(builder: &mut SslContextBuilder) {
     builder.set_client_hello_callback(|ssl, _| {
         let hello = client_hello(ssl);
@@ -269,16 +257,15 @@ fn client_hello(ssl: &SslRef) -> ClientHello {
     let suites = ssl
         .client_hello_ciphers()
         .and_then(|octets| ssl.bytes_to_cipher_list(octets, ssl.client_hello_isv2()).ok());
-    let suites: Vec<String> = suites
+    let suites: Vec<_> = suites
         .iter()
-        .flat_map(|lists| lists.suites.iter().take(64).map(|cipher| cipher.name().to_owned()))
+        .flat_map(|lists| lists.suites.iter().take(64).map(|cipher| cipher.name()))
         .collect();
     // TLS 1.3 hides behind 1.2 in the version field; its suites give it away.
-    let version = if suites.iter().any(|suite| suite.starts_with("TLS_AES")) {
-        "TLS 1.3".to_owned()
+    let version = if suites.iter().any(|suite| suite.starts_with("TLS_")) {
+        Some(TlsVersion::Tls1_3)
     } else {
-        ssl.client_hello_legacy_version()
-            .map_or_else(|| "an unknown version".to_owned(), version_name)
+        ssl.client_hello_legacy_version().and_then(version_of)
     };
     ClientHello { version, suites }
 }
@@ -288,14 +275,14 @@ fn hello_index() -> Index<Ssl, ClientHello> {
     *INDEX.get_or_init(|| Ssl::new_ex_index().expect("the process has room for one index"))
 }
 
-fn version_name(version: SslVersion) -> String {
+fn version_of(version: SslVersion) -> Option<TlsVersion> {
     match version {
-        SslVersion::SSL3 => "SSLv3".to_owned(),
-        SslVersion::TLS1 => "TLS 1.0".to_owned(),
-        SslVersion::TLS1_1 => "TLS 1.1".to_owned(),
-        SslVersion::TLS1_2 => "TLS 1.2".to_owned(),
-        SslVersion::TLS1_3 => "TLS 1.3".to_owned(),
-        _ => "an unknown version".to_owned(),
+        SslVersion::SSL3 => Some(TlsVersion::Ssl3),
+        SslVersion::TLS1 => Some(TlsVersion::Tls1_0),
+        SslVersion::TLS1_1 => Some(TlsVersion::Tls1_1),
+        SslVersion::TLS1_2 => Some(TlsVersion::Tls1_2),
+        SslVersion::TLS1_3 => Some(TlsVersion::Tls1_3),
+        _ => None,
     }
 }
 

@@ -109,11 +109,14 @@ impl House {
         Self { runtime, service, script, connections }
     }
 
-    /// Says everything, and hears what there is to hear.
+    /// Says everything once it is greeted, and hears what there is to hear.
     async fn converse(&self, said: &[u8]) -> Vec<Reply> {
         let mut device = TcpStream::connect(self.service.address("lan").unwrap()).await.unwrap();
         let (mut ear, mut mouth) = device.split();
         let (mut heard, mut octets) = (BytesMut::new(), [0; 4096]);
+        while !heard.ends_with(b"\n") {
+            ear.read_buf(&mut heard).await.unwrap();
+        }
         let say = async {
             // The relay may close before it has heard all.
             let _ = mouth.write_all(said).await;

@@ -206,7 +206,7 @@ impl Driver {
                     return Ok(Streamed { upload, ended: Ended { size, mended } });
                 }
                 // Inside DATA the codec cuts no lines.
-                Ok(ServerItem::Line(_) | ServerItem::LineTooLong)
+                Ok(ServerItem::Line(_) | ServerItem::LineTooLong | ServerItem::ClientHello)
                 | Err(SessionOutcome::TimedOut) => {}
                 Err(outcome) => {
                     self.vanished();

@@ -151,7 +151,7 @@ impl Driver {
                 }
                 Ok(ServerItem::DataEnd { size, mended }) => return Ok(Ended { size, mended }),
                 // Inside DATA the codec cuts no lines.
-                Ok(ServerItem::Line(_) | ServerItem::LineTooLong)
+                Ok(ServerItem::Line(_) | ServerItem::LineTooLong | ServerItem::ClientHello)
                 | Err(SessionOutcome::TimedOut) => {}
                 Err(outcome) => {
                     self.vanished();

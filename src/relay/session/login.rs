@@ -27,6 +27,7 @@ impl Driver {
         let accepted = account.is_some();
         if let Some(account) = account {
             self.bind(Some((&credentials.user, account)));
+            self.relay.roster.logged_in(self.peer, &self.device);
         } else {
             let listener = &self.door.listener.name;
             tracing::warn!(device = %self.peer, listener, user = credentials.user, "login refused");

@@ -1,54 +1,158 @@
-//! The TLS handshake with a device.
+//! How a session opens, and the TLS handshake with a device.
 
 use std::time::Duration;
 
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::timeout;
 
 use super::{Driver, framed};
-use crate::telemetry::{
-    metrics::{DeviceFault, SessionOutcome},
-    transcript::Voice,
+use crate::{
+    codec::server::{ServerCodec, ServerItem},
+    policy::{ClientHello, Finding, ListenerTls},
+    proto::first_octets::FirstOctets,
+    relay::answer,
+    telemetry::{
+        metrics::{DeviceFault, SessionOutcome},
+        transcript::Voice,
+    },
+    transport::{
+        peek::{Peeked, peek},
+        server_tls::Accepted,
+        stream::BoxIo,
+    },
 };
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
 impl Driver {
+    /// What comes before the greeting.
+    pub(super) async fn open(&mut self) -> Result<(), SessionOutcome> {
+        match self.profile.tls {
+            ListenerTls::Implicit => self.secure().await?,
+            ListenerTls::Auto => self.wait_for_hello().await?,
+            ListenerTls::None | ListenerTls::StartTls | ListenerTls::RequireStartTls => {}
+        }
+        self.nothing_came_yet().await
+    }
+
+    /// A device that means implicit TLS speaks first; one that waits is greeted.
+    async fn wait_for_hello(&mut self) -> Result<(), SessionOutcome> {
+        let mut io = self.take_io();
+        let is_clear = |octets: &[u8]| FirstOctets::of(octets) != FirstOctets::Unclear;
+        let front = peek(&mut io, FirstOctets::ENOUGH, self.profile.auto_wait, is_clear).await;
+        let first = FirstOctets::of(&front.octets);
+        let silent = front.octets.is_empty();
+        let io = Peeked::put_back(io, front.octets);
+        match first {
+            FirstOctets::Unclear if silent && front.closed => Err(SessionOutcome::Closed),
+            FirstOctets::Unclear if silent => {
+                self.framed = framed(io, ServerCodec::in_plaintext());
+                Ok(())
+            }
+            // No command begins with such an octet.
+            FirstOctets::ClientHello | FirstOctets::Unclear => {
+                self.framed = framed(io, ServerCodec::new());
+                self.secure().await
+            }
+            FirstOctets::Other => {
+                self.framed = framed(io, ServerCodec::new());
+                Err(self.early_talk().await)
+            }
+        }
+    }
+
+    /// Whoever talks before the greeting does not listen: what follows may be meant for somebody else (RFC 5321
+    /// section 4.3.1). Only what is there already is seen: nobody is kept waiting for it.
+    async fn nothing_came_yet(&mut self) -> Result<(), SessionOutcome> {
+        // The runtime has to look at a new socket first.
+        tokio::task::yield_now().await;
+        match self.framed.next().now_or_never() {
+            None if self.framed.read_buffer().is_empty() => Ok(()),
+            Some(None | Some(Err(_))) => Err(SessionOutcome::Closed),
+            Some(Some(Ok(ServerItem::ClientHello))) => Err(self.tls_at_once()),
+            None | Some(Some(Ok(_))) => Err(self.early_talk().await),
+        }
+    }
+
+    async fn early_talk(&mut self) -> SessionOutcome {
+        let listener = &self.door.listener.name;
+        tracing::warn!(device = %self.device, listener, "talks before the greeting: refused");
+        self.fault(DeviceFault::EarlyTalk);
+        match self.farewell(&answer::early_talk()).await {
+            Ok(()) => SessionOutcome::Faulty,
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// A ClientHello where a command is expected: nothing that we could say would be understood.
+    pub(super) fn tls_at_once(&mut self) -> SessionOutcome {
+        self.failed("the device begins TLS where a command is expected", Finding::TlsAtOnce)
+    }
+
     pub(super) async fn secure(&mut self) -> Result<(), SessionOutcome> {
         self.flush().await?;
-        let nothing = framed(Box::new(tokio::io::empty()));
-        let parts = std::mem::replace(&mut self.framed, nothing).into_parts();
-        let listener = &self.door.listener.name;
-        if !parts.read_buf.is_empty() {
+        let early = !self.framed.read_buffer().is_empty();
+        let io = self.take_io();
+        if early {
             // Sent before the handshake, it would count as said after it (RFC 3207 section 6).
-            tracing::warn!(device = %self.peer, listener, "bytes before the TLS handshake: closed");
-            self.relay.metrics.device_fault(listener, DeviceFault::EarlyTalk);
+            let listener = &self.door.listener.name;
+            tracing::warn!(device = %self.device, listener, "bytes before the TLS handshake: closed");
+            self.fault(DeviceFault::EarlyTalk);
             return Err(SessionOutcome::Faulty);
         }
-        let tls = self.door.tls.get(&self.profile.tls_profile);
-        let Some(tls) = tls.map(|tls| tls.borrow().clone()) else {
-            return Err(SessionOutcome::TlsFailed);
-        };
-        let failed = |fault: String| {
-            self.transcript.say(Voice::Note, format_args!("TLS handshake failed: {fault}"));
-            tracing::warn!(device = %self.peer, listener, %fault, "TLS handshake failed");
-            self.relay.metrics.handshake(listener, None);
-            self.relay.metrics.device_fault(listener, DeviceFault::TlsFailed);
-            SessionOutcome::TlsFailed
-        };
-        let (io, info) = match timeout(HANDSHAKE, tls.accept(parts.io)).await {
+        let profile = self.profile.tls_profile;
+        let tls = self.door.tls.get(&profile).map(|tls| tls.borrow().clone());
+        let Some(tls) = tls else { return Err(SessionOutcome::TlsFailed) };
+        let implicit = self.profile.tls == ListenerTls::Implicit;
+        let Accepted { io, info, offered } = match timeout(HANDSHAKE, tls.accept(io)).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(fault)) if fault.silent => return Err(SessionOutcome::Closed),
-            Ok(Err(fault)) => return Err(failed(fault.to_string())),
-            Err(_) => return Err(failed(format!("not done within {} s", HANDSHAKE.as_secs()))),
+            Ok(Err(fault)) => {
+                let offer = fault.offered.as_ref().map(ClientHello::offer);
+                let finding = match offer {
+                    None if implicit => Finding::NoTls,
+                    offer => Finding::Failed(offer, profile),
+                };
+                if self.profile.tls == ListenerTls::StartTls {
+                    self.relay.roster.starttls_failed(self.peer, &self.device);
+                }
+                return Err(self.failed(&fault.to_string(), finding));
+            }
+            // That counts against nobody: a cable, a power switch or the path's packet size look the same.
+            Err(_) => {
+                let fault = format!("not done within {} s", HANDSHAKE.as_secs());
+                let finding = if implicit { Finding::NoTls } else { Finding::Unfinished };
+                return Err(self.failed(&fault, finding));
+            }
         };
-        tracing::debug!(device = %self.peer, tls = %info, "TLS handshake");
+        tracing::debug!(device = %self.device, tls = %info, "TLS handshake");
         self.transcript.say(Voice::Note, format_args!("TLS with the device: {info}"));
-        self.relay.metrics.handshake(listener, Some((info.version, &info.cipher)));
+        self.relay.metrics.handshake(&self.door.listener.name, Some((info.version, &info.cipher)));
+        let finding = Finding::Secured(offered.as_ref().map(ClientHello::offer), profile);
+        self.relay.roster.found(self.peer, &self.device, finding, Some(&info));
         self.session.secured();
         self.bind(None);
-        self.framed = framed(io);
+        self.framed = framed(io, ServerCodec::new());
         self.tls = Some(info);
         Ok(())
+    }
+
+    /// There is no TLS with this device; what could be done about it goes to the log and the roster.
+    fn failed(&self, fault: &str, finding: Finding) -> SessionOutcome {
+        let listener = &self.door.listener.name;
+        let remedy = finding.advice(self.peer).unwrap_or_default();
+        self.transcript.say(Voice::Note, format_args!("TLS handshake failed: {fault}"));
+        tracing::warn!(device = %self.device, listener, fault, remedy, "TLS handshake failed");
+        self.relay.metrics.handshake(listener, None);
+        self.fault(DeviceFault::TlsFailed);
+        self.relay.roster.found(self.peer, &self.device, finding, None);
+        SessionOutcome::TlsFailed
+    }
+
+    /// The connection itself, to be framed anew.
+    fn take_io(&mut self) -> BoxIo {
+        let nothing = framed(Box::new(tokio::io::empty()), ServerCodec::new());
+        std::mem::replace(&mut self.framed, nothing).into_parts().io
     }
 }
