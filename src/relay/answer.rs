@@ -181,6 +181,23 @@ pub fn not_allowed() -> Reply {
     )
 }
 
+/// The device may not send as this sender.
+pub fn sender_not_allowed(device: &str) -> Reply {
+    not_permitted(device, "may not send as this sender", "senders")
+}
+
+/// The device may not send there.
+pub fn recipient_not_allowed(device: &str) -> Reply {
+    not_permitted(device, "may not send to this recipient", "recipients")
+}
+
+fn not_permitted(device: &str, what: &str, key: &str) -> Reply {
+    let device: String =
+        device.chars().take(64).map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
+    let next = format!("whoever runs the relay can add it to {key} of [[device]]");
+    Reply::new(550, Enhanced(5, 7, 1), format!("{device} {what}; {next}"))
+}
+
 /// There is no seat for one more session.
 pub fn too_many_sessions() -> Reply {
     Reply::new(421, Enhanced(4, 7, 0), "too many sessions; try again later")

@@ -14,7 +14,9 @@ use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio::time::timeout;
 use tokio_util::codec::Framed;
 
-use super::{Door, Relay, answer, mailboxes::Mailbox, pace, transaction::Transaction};
+use super::{
+    Door, Relay, answer, devices::Terms, mailboxes::Mailbox, pace, transaction::Transaction,
+};
 use crate::{
     codec::server::{ServerCodec, ServerItem},
     policy::{DeviceAuth, ListenerTls, Profile},
@@ -59,11 +61,9 @@ pub async fn serve(
         transaction: None,
         count: 0,
         wary: false,
-        device: match device {
-            Some(device) => device.name.as_str().into(),
-            None => peer.to_string().into(),
-        },
+        device: peer.to_string().into(),
         bound: None,
+        terms: Terms::default(),
         profile,
         peer,
         transcript: relay.transcripts.begin(),
@@ -112,6 +112,8 @@ struct Driver {
     device: Arc<str>,
     /// What its mail goes through, and nothing else.
     bound: Option<Arc<Mailbox>>,
+    /// What its own entries say.
+    terms: Terms,
     /// Where what is said is written down.
     transcript: Transcript,
     id: String,

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::{Door, Relay, answer, attempt, course, mailboxes::Mailbox};
+use super::{Door, Relay, answer, attempt, course, devices::Terms, mailboxes::Mailbox};
 use crate::{
     config::DeliveryMode,
     proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
@@ -73,6 +73,8 @@ pub struct Origin {
     pub device: Arc<str>,
     /// The mailbox that its mail goes through, and no other.
     pub bound: Option<Arc<Mailbox>>,
+    /// What the device's own entries say.
+    pub terms: Terms,
     /// Version and cipher, if there is TLS.
     pub tls: Option<TlsInfo>,
     /// Where what is said is written down.
@@ -91,7 +93,7 @@ enum Upstream {
 impl Transaction {
     /// A transaction that MAIL begins; an error is what the device hears instead.
     pub fn new(id: String, envelope: Envelope, origin: Origin) -> Result<Self, Reply> {
-        let mut mode = origin.relay.delivery.mode;
+        let mut mode = origin.terms.delivery().unwrap_or(origin.relay.delivery.mode);
         if let Some(keeper) = &origin.relay.keeper
             && mode != DeliveryMode::Stream
             && let Err(error) = keeper.queue.room(envelope.params.size.unwrap_or(0))

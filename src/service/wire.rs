@@ -100,7 +100,7 @@ fn ledger(config: &Config, mailbox: &config::Mailbox) -> Option<Ledger> {
     limited.then(|| Ledger::new(&config.state_dir.join("limits"), &mailbox.address))
 }
 
-/// What keeps messages: there if the mode asks for it, or if an earlier relay has kept some.
+/// What keeps messages: there if a mode asks for it, of all devices or of one, or if an earlier relay has kept some.
 async fn keeper(
     config: &Config,
     mailboxes: &Arc<Mailboxes>,
@@ -108,7 +108,9 @@ async fn keeper(
     clock: Clock,
 ) -> Result<Option<Keeper>, StartError> {
     let settings = &config.spool;
-    if config.delivery.mode == DeliveryMode::Stream && !settings.directory.exists() {
+    let mut modes = config.devices.iter().filter_map(|device| device.delivery);
+    let keeps = |mode| mode != DeliveryMode::Stream;
+    if !keeps(config.delivery.mode) && !modes.any(keeps) && !settings.directory.exists() {
         return Ok(None);
     }
     let queue = Store::open(&settings.directory, settings.max_size, metrics.clone())?;

@@ -74,7 +74,8 @@ impl Driver {
 
     /// Asks the device for its data.
     pub(super) async fn begin_data(&mut self) -> Result<(), SessionOutcome> {
-        self.framed.codec_mut().start_data(self.profile.line_endings);
+        let line_endings = self.terms.line_endings().unwrap_or(self.profile.line_endings);
+        self.framed.codec_mut().start_data(line_endings);
         self.say(&Reply::new(354, None, "start mail input; end with <CRLF>.<CRLF>")).await
     }
 

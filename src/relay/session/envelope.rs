@@ -9,7 +9,10 @@ use crate::{
         param::MailParams,
         path::{ForwardPath, ReversePath},
     },
-    relay::transaction::{Origin, Transaction},
+    relay::{
+        answer,
+        transaction::{Origin, Transaction},
+    },
     telemetry::metrics::SessionOutcome,
 };
 
@@ -19,6 +22,14 @@ impl Driver {
         path: ReversePath,
         params: MailParams,
     ) -> Result<(), SessionOutcome> {
+        // Reports of what became of messages have no sender, and go from everywhere (RFC 5321 section 4.5.5).
+        if let Some(senders) = self.terms.senders()
+            && path != ReversePath::Null
+            && !senders.hold(path.as_str())
+        {
+            tracing::warn!(device = %self.device, from = path.as_str(), "sender not allowed");
+            return self.say(&answer::sender_not_allowed(&self.device)).await;
+        }
         self.count += 1;
         let envelope = Envelope { reverse_path: path.clone(), params, recipients: Vec::new() };
         let origin = Origin {
@@ -27,6 +38,7 @@ impl Driver {
             peer: self.peer,
             device: Arc::clone(&self.device),
             bound: self.bound.clone(),
+            terms: self.terms.clone(),
             tls: self.tls.clone(),
             transcript: self.transcript.clone(),
         };
@@ -43,6 +55,12 @@ impl Driver {
 
     pub(super) async fn rcpt(&mut self, path: ForwardPath) -> Result<(), SessionOutcome> {
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        if let Some(recipients) = self.terms.recipients()
+            && !recipients.hold(path.as_str())
+        {
+            tracing::warn!(device = %self.device, to = path.as_str(), "recipient not allowed");
+            return self.say(&answer::recipient_not_allowed(&self.device)).await;
+        }
         let reply = transaction.rcpt(path.clone()).await;
         if reply.code.is_positive() {
             self.session.rcpt_accepted(path);

@@ -42,7 +42,7 @@ impl Driver {
         }
     }
 
-    /// Finds out which mailbox the device's mail goes through. A login that names one that is not there any more
+    /// Finds out what the device is called, what counts for it, and which mailbox its mail goes through. A login that names one that is not there any more
     /// binds to none of its own.
     pub(super) fn bind(&mut self, login: Option<(&str, Account)>) {
         let Relay { mailboxes, devices, .. } = &*self.relay;
@@ -57,11 +57,11 @@ impl Driver {
             mailboxes.find(named).map(|mailbox| mailbox.address())
         });
         let login = login.as_ref().map(|(user, _)| LoggedIn { user, mailbox });
-        if let (None, Some(device)) =
-            (devices.at(self.peer), login.and_then(|login| devices.logged_in(login.user)))
-        {
-            self.device = device.name.as_str().into();
-        }
+        self.terms = devices.terms(self.peer, login.map(|login| login.user));
+        self.device = match self.terms.name() {
+            Some(name) => name.into(),
+            None => self.peer.to_string().into(),
+        };
         let bound = devices.mailbox(self.peer, login, self.door.listener.mailbox.as_deref());
         self.bound = bound.and_then(|address| mailboxes.find(address)).cloned();
     }
