@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     config::{DeliveryMode, Device, DeviceMatch},
-    policy::Patterns,
+    policy::{Patterns, household},
     proto::limits::LineEndings,
 };
 
@@ -47,6 +47,17 @@ impl Devices {
         self.0.iter().find(
             |device| matches!(&device.who, DeviceMatch::Network(network) if network.contains(&peer)),
         )
+    }
+
+    /// Whose messages are counted together: those of a device with an entry of its own, of a login that was `proven`,
+    /// else of an address. An entry for a whole network is no device.
+    pub fn counted_as(&self, peer: IpAddr, proven: Option<&str>) -> String {
+        let single = |device: &&Arc<Device>| matches!(&device.who, DeviceMatch::Network(it) if it.prefix_len() == it.max_prefix_len());
+        match (self.at(peer).filter(single), proven) {
+            (Some(device), _) => format!("device {}", device.name),
+            (None, Some(name)) => format!("login {name}"),
+            (None, None) => household(peer).to_string(),
+        }
     }
 
     /// The mailbox that mail is bound to, by the first of these that names one: the device's address, its line of the

@@ -9,7 +9,8 @@
 //! [`stops`] knows what waits for somebody to change a setting, [`notice`] and [`notifier`] tell people,
 //! and [`keeper`] has what they share.
 //!
-//! [`devices`] knows which mailbox a device is bound to, [`mailboxes`] chooses one for the others.
+//! [`devices`] knows what counts for a device and which mailbox it is bound to, [`mailboxes`] chooses one for the others;
+//! [`logins`] judges who logs in, [`quotas`] counts what each device sends.
 
 pub mod acceptance;
 pub mod aftermath;
@@ -20,27 +21,33 @@ pub mod course;
 pub mod delivery;
 pub mod devices;
 pub mod keeper;
+pub mod logins;
 pub mod mailboxes;
 pub mod notice;
 pub mod notifier;
 pub mod pace;
+pub mod quotas;
 pub mod replay;
 pub mod session;
 pub mod stops;
 pub mod transaction;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::{devices::Devices, keeper::Keeper, mailboxes::Mailboxes};
+use self::{
+    devices::Devices, keeper::Keeper, logins::Logins, mailboxes::Mailboxes, quotas::DeviceQuotas,
+};
 use crate::{
-    auth::accounts::Accounts,
     config::{Delivery, Limits, Listener, ReceivedDetail},
-    policy::TlsProfile,
+    policy::{TlsProfile, crowd::Crowd},
     telemetry::{metrics::Metrics, transcript::Transcripts},
-    transport::server_tls::ServerTls,
+    transport::{handshakes::Handshakes, server_tls::ServerTls},
 };
 
 /// What all sessions share.
@@ -53,10 +60,14 @@ pub struct Relay {
     pub limits: Limits,
     /// How long a device may be kept waiting.
     pub delivery: Delivery,
-    /// Who may log in.
-    pub accounts: Accounts,
-    /// Logins that may be verified at a time: Argon2 takes 19 MiB for each.
-    pub logins: Semaphore,
+    /// Who may log in, and who has tried.
+    pub logins: Logins,
+    /// What each device has sent.
+    pub quotas: Arc<DeviceQuotas>,
+    /// What devices call themselves, and whether they share one address.
+    pub crowd: Mutex<Crowd>,
+    /// Places for TLS handshakes.
+    pub handshakes: Arc<Handshakes>,
     /// What is known of single devices.
     pub devices: Devices,
     /// What messages go through.
@@ -72,6 +83,18 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// What an operator should know of the devices as a whole.
+    pub fn warning(&self) -> Option<String> {
+        let crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        let (address, names) = crowd.shared()?;
+        let address = address.map_or_else(|| "this machine".to_owned(), |it| it.to_string());
+        Some(format!(
+            "all devices come from {address}, under {names} names or more: behind NAT or a proxy the list of addresses \
+             admits whoever reaches the port; give the container the host's network, use the PROXY protocol, or write \
+             auth = \"require\": docs/howto/access.md"
+        ))
+    }
+
     /// An operator's word: whatever is stopped or away is tried now.
     pub fn try_again(&self) {
         self.mailboxes.try_again();

@@ -5,7 +5,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::{Door, Relay, answer, attempt, course, devices::Terms, mailboxes::Mailbox};
+use super::{
+    Door, Relay, answer, attempt, course, devices::Terms, mailboxes::Mailbox, quotas::Used,
+};
 use crate::{
     config::DeliveryMode,
     proto::{client::Stage, envelope::Envelope, path::ForwardPath, reply::Reply},
@@ -51,6 +53,8 @@ pub struct Transaction {
     pub attempts: u32,
     /// What its 250 means.
     pub mode: DeliveryMode,
+    /// What it uses of the device's quotas.
+    pub used: Option<Used>,
     /// What it goes through, once that is known.
     mailbox: Option<Arc<Mailbox>>,
     /// The last progress: MAIL, or a recipient that was taken.
@@ -118,6 +122,7 @@ impl Transaction {
             dot_sent: false,
             attempts: 0,
             mode,
+            used: None,
             mailbox: origin.bound.as_ref().or(origin.relay.mailboxes.only()).cloned(),
             moved: Instant::now(),
             upstream: Upstream::Unasked,
@@ -258,6 +263,12 @@ impl Transaction {
     pub fn record(&mut self, disposition: Disposition, ours: Option<&Reply>, faults: &str) {
         if std::mem::replace(&mut self.recorded, true) {
             return;
+        }
+        // What was refused or given up does not count.
+        if let Some(used) = self.used.take()
+            && !matches!(disposition, Disposition::Refused | Disposition::Aborted)
+        {
+            used.keep();
         }
         let Origin { relay, door, tls, transcript, device, .. } = &self.origin;
         let mailbox = self.mailbox.as_ref().map_or("", |mailbox| mailbox.address());

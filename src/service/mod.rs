@@ -17,8 +17,8 @@ use tracing::Instrument as _;
 use crate::{
     policy::ListenerTls,
     relay::{Door, Relay, answer, session},
-    telemetry::metrics::{Metrics, SessionOutcome},
-    transport::listener::{Listener, Seat, Seats},
+    telemetry::metrics::{Limit, Metrics, SessionOutcome},
+    transport::listener::{Full, Listener, Seat, Seats},
 };
 
 pub use start::StartError;
@@ -109,8 +109,8 @@ impl Sessions {
         let drain = self.relay.drain.clone();
         while let Some((stream, peer)) = drain.run_until_cancelled(socket.accept()).await {
             match self.seats.take(peer.ip()) {
-                Some(seat) => self.seat(stream, peer, seat, Arc::clone(&door)),
-                None => self.turn_away(stream, peer, &door),
+                Ok(seat) => self.seat(stream, peer, seat, Arc::clone(&door)),
+                Err(full) => self.turn_away(stream, peer, full, &door),
             }
         }
     }
@@ -135,9 +135,14 @@ impl Sessions {
     }
 
     /// Established devices keep working; the newest one hears that there is no seat.
-    fn turn_away(&self, stream: TcpStream, peer: SocketAddr, door: &Door) {
-        tracing::warn!(device = %peer.ip(), listener = door.listener.name, "too many sessions");
-        self.relay.metrics.session_turned_away(&door.listener.name, SessionOutcome::Busy);
+    fn turn_away(&self, stream: TcpStream, peer: SocketAddr, full: Full, door: &Door) {
+        let (listener, limit) = match full {
+            Full::All => (&door.listener.name, Limit::Sessions),
+            Full::Each => (&door.listener.name, Limit::SessionsPerDevice),
+        };
+        tracing::warn!(device = %peer.ip(), listener, ?limit, "too many sessions");
+        self.relay.metrics.session_turned_away(listener, SessionOutcome::Busy);
+        self.relay.metrics.limited(listener, limit);
         if door.listener.profile.tls != ListenerTls::Implicit {
             let mut line = BytesMut::new();
             answer::too_many_sessions().encode(&mut line);

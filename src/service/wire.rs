@@ -1,9 +1,9 @@
 //! What is behind the listeners: the pool, the spool, and what all sessions share. Without a socket, so that a test can have it
 //! too, with a clock that stands still and streams in memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{certificate::Certificate, start::StartError};
@@ -15,8 +15,10 @@ use crate::{
         courier::Courier,
         devices::Devices,
         keeper::{Clock, Keeper},
+        logins::Logins,
         mailboxes::{Mailbox, Mailboxes},
         notifier::Notifier,
+        quotas::DeviceQuotas,
         replay::Budget,
     },
     smarthost::{
@@ -29,6 +31,7 @@ use crate::{
         metrics::Metrics,
         transcript::{Keep, Transcripts},
     },
+    transport::handshakes::Handshakes,
 };
 
 /// A relay that serves whoever is let in: [`session::serve`](crate::relay::session::serve) needs no more than one
@@ -75,8 +78,13 @@ pub async fn wire(
         received: config.received,
         limits: config.limits.clone(),
         delivery: config.delivery.clone(),
-        accounts,
-        logins: Semaphore::new(2),
+        logins: Logins::new(accounts),
+        quotas: Arc::new(DeviceQuotas::new(&config.limits)),
+        crowd: Mutex::default(),
+        handshakes: Arc::new(Handshakes::new(
+            config.limits.handshakes,
+            config.limits.sessions_per_device,
+        )),
         devices: Devices::new(config.devices.clone()),
         mailboxes,
         keeper: keeper.clone(),

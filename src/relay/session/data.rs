@@ -22,7 +22,7 @@ use crate::{
     spool::store::point,
     telemetry::{
         maillog::Disposition,
-        metrics::{DeviceFault, SessionOutcome},
+        metrics::{DeviceFault, Limit, SessionOutcome},
         transcript::Voice,
     },
 };
@@ -101,6 +101,9 @@ impl Driver {
         if let Some(mut transaction) = self.transaction.take() {
             transaction.bytes = size;
             transaction.record(disposition, Some(&reply), mended);
+        }
+        if reply.code.is_positive() {
+            self.accepted();
         }
         point("reply-due");
         self.feed(&reply).await
@@ -199,6 +202,7 @@ impl Driver {
                 Progress::Stalled if upload.is_ok() => upload = Err(answer::stalled()),
                 Progress::Stalled => {}
                 Progress::Dead => {
+                    self.limited(Limit::Rate);
                     self.vanished();
                     self.farewell(&answer::timed_out()).await?;
                     return Err(SessionOutcome::TimedOut);

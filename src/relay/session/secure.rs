@@ -5,16 +5,31 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{Driver, framed};
-use crate::telemetry::{
-    metrics::{DeviceFault, SessionOutcome},
-    transcript::Voice,
+use crate::{
+    telemetry::{
+        metrics::{DeviceFault, Limit, SessionOutcome},
+        transcript::Voice,
+    },
+    transport::handshakes::Place,
 };
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
 impl Driver {
-    pub(super) async fn secure(&mut self) -> Result<(), SessionOutcome> {
+    /// A handshake on a connection that begins with one.
+    pub(super) async fn secure_at_once(&mut self) -> Result<(), SessionOutcome> {
+        match self.relay.handshakes.place(self.peer).await {
+            Some(place) => self.secure(place).await,
+            None => {
+                self.limited(Limit::Handshakes);
+                Err(SessionOutcome::Busy)
+            }
+        }
+    }
+
+    /// A handshake. It ends when somebody else needs its place more.
+    pub(super) async fn secure(&mut self, place: Place) -> Result<(), SessionOutcome> {
         self.flush().await?;
         let nothing = framed(Box::new(tokio::io::empty()));
         let parts = std::mem::replace(&mut self.framed, nothing).into_parts();
@@ -36,7 +51,16 @@ impl Driver {
             self.relay.metrics.device_fault(listener, DeviceFault::TlsFailed);
             SessionOutcome::TlsFailed
         };
-        let (io, info) = match timeout(HANDSHAKE, tls.accept(parts.io)).await {
+        let accepted = tokio::select! {
+            biased;
+            accepted = timeout(HANDSHAKE, tls.accept(parts.io)) => accepted,
+            () = place.given_up() => {
+                self.limited(Limit::Handshakes);
+                return Err(failed("too slow while others wait".to_owned()));
+            }
+        };
+        drop(place);
+        let (io, info) = match accepted {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(fault)) if fault.silent => return Err(SessionOutcome::Closed),
             Ok(Err(fault)) => return Err(failed(fault.to_string())),
