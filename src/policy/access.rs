@@ -40,10 +40,7 @@ impl AccessList {
             match network {
                 IpNet::V4(network) => {
                     let own = PRIVATE_V4.iter().map(|(octets, prefix)| {
-                        v4_overlap(
-                            network,
-                            Ipv4Net::new_assert(Ipv4Addr::from_octets(*octets), *prefix),
-                        )
+                        v4_overlap(network, Ipv4Net::new_assert(Ipv4Addr::from(*octets), *prefix))
                     });
                     public.v4 += size_v4(network) - own.sum::<u64>();
                 }
