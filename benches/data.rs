@@ -3,10 +3,15 @@
 
 use bytes::{Bytes, BytesMut};
 use divan::{AllocProfiler, Bencher, counter::BytesCount};
+use futures_util::{FutureExt as _, StreamExt as _};
 use smtp_uplift::{
-    codec::data::{DataScanner, Scanned},
+    codec::{
+        data::{DataScanner, Scanned},
+        server::ServerCodec,
+    },
     proto::limits::LineEndings,
 };
+use tokio_util::codec::FramedRead;
 
 #[global_allocator]
 static ALLOC: AllocProfiler = AllocProfiler::system();
@@ -41,6 +46,20 @@ fn shared(wire: &BytesMut) -> BytesMut {
     src.extend_from_slice(wire);
     drop(first);
     src
+}
+
+/// A message of 4 MiB as its session reads it: what reading costs besides scanning.
+#[divan::bench]
+fn read_by_the_session(bencher: Bencher<'_, '_>) {
+    let wire = [&[b'A'; 76][..], b"\r\n"].concat().repeat(4 * 1024 * 1024 / 78);
+    bencher.counter(BytesCount::new(wire.len())).bench_local(|| {
+        let mut codec = ServerCodec::new();
+        codec.start_data(LineEndings::Normalise);
+        let mut framed = FramedRead::with_capacity(&wire[..], codec, 1024);
+        while let Some(Some(item)) = framed.next().now_or_never() {
+            divan::black_box(item.is_ok());
+        }
+    });
 }
 
 #[divan::bench]

@@ -71,6 +71,8 @@ fn filters(folder: &Path) -> insta::internals::SettingsBindDropGuard {
         (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
         (r"OpenSSL 3\.\S+ .*", "OpenSSL 3"),
         (r"rustls 0\.\S+", "rustls 0"),
+        // Where the tests run does not matter.
+        (r"(?m)^warning: listener \S+: this is a container, .*\n", ""),
     ] {
         settings.add_filter(pattern, shown);
     }

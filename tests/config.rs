@@ -21,7 +21,7 @@ use std::{
 use secrecy::ExposeSecret;
 use smtp_uplift::{
     config::{self, *},
-    policy::{AccessList, DeviceAuth, ListenerTls, Overrides, Profile, TlsProfile},
+    policy::{AccessList, DeviceAuth, ListenerTls, Overrides, Profile, Quota, Span, TlsProfile},
     proto::limits::LineEndings,
     transport::certificate::Identity,
 };
@@ -89,8 +89,11 @@ sessions_per_device = 0x10
 command_timeout = "500ms"
 idle_timeout = "1h"
 data_min_rate = "2KiB/s"
-messages_per_device = "0/h"
-recipients_per_device = "0/d"
+handshakes = 30
+commands = 5000
+transaction_timeout = "1m"
+messages_per_device = "100/h"
+recipients_per_device = "500/d"
 
 [auth]
 users_file = "users.txt"
@@ -195,7 +198,7 @@ fn folder() -> TempDir {
         ("relay.crt", ""),
         ("relay.key", ""),
         ("ca.pem", ""),
-        ("users.txt", ""),
+        ("users.txt", "alarm:hash\n"),
         ("replies.toml", ""),
     ] {
         fs::write(folder.path().join(name), text).unwrap();
@@ -307,6 +310,7 @@ fn defaults_are_those_of_the_interface() {
             address: "127.0.0.1:2525".parse().unwrap(),
             profile: Profile::default(),
             allow: AccessList::default(),
+            open_relay: false,
             proxy_protocol_from: AccessList::from_iter([]),
             mailbox: None
         }]
@@ -318,9 +322,14 @@ fn defaults_are_those_of_the_interface() {
             recipients: 500,
             sessions: 5_000,
             sessions_per_device: 50,
+            handshakes: 200,
+            commands: 1_000,
             command_timeout: seconds(300),
             idle_timeout: seconds(600),
-            data_min_rate: 256
+            transaction_timeout: seconds(1_800),
+            data_min_rate: 256,
+            messages_per_device: Quota::unlimited(Span::Hour),
+            recipients_per_device: Quota::unlimited(Span::Day)
         }
     );
     assert_eq!(
@@ -598,7 +607,11 @@ fn warnings() {
         (MINIMAL.replace("office.test", "office.example"), 6, "mailbox.address", "scanner@office.example is a placeholder"),
         (with("", "", "", "[delivery]\nreplay_memory_total = \"1MiB\""), 11, "delivery.replay_memory_total", "all messages together have less memory than a single one may have"),
         (with("", "", "", "[delivery]\nreplay_memory = \"1GiB\""), 11, "delivery.replay_memory", "all messages together have less memory than a single one may have"),
-        (with("", "allow = [\"0.0.0.0/0\"]", "", ""), 5, "listener.allow", "everybody who reaches this port can send as your mailbox"),
+        (with("", "allow = [\"10.0.0.0/8\", \"193.99.144.0/24\"]", "", ""), 5, "listener.allow", "public addresses are on it, and need no login to send as your mailbox"),
+        (with("", "allow = [\"0.0.0.0/0\"]\nopen_relay = true", "", ""), 6, "listener.open_relay", "THIS IS AN OPEN RELAY: everybody who reaches this port can send as your mailbox"),
+        (with("", "open_relay = true", "", ""), 5, "listener.open_relay", "allow is not open, so it changes nothing"),
+        (with("", "auth = \"require\"", "", "[auth]\nusers_file = \"ca.pem\""), 11, "auth.users_file", "it has no login yet, so no device can send where auth = \"require\""),
+        (with("", "auth = \"require\"\nallow = [\"::/0\"]", "", "[auth]\nusers_file = \"users.txt\"\n[[device]]\naddress = \"2001:678::/48\"\nauth = \"none\""), 13, "device.address", "public addresses are in it, and need no login at the listener \"127.0.0.1:2525\""),
     ] {
         let loaded = accepted(&text);
         let warnings = odd(&loaded);

@@ -69,6 +69,23 @@ fn fault(lines: &str) -> Scenario {
 }
 
 #[tokio::test]
+async fn a_running_relay_is_asked_for_its_warnings() {
+    let listener = "allow = [\"0.0.0.0/0\"]\nopen_relay = true";
+    let house = common::House::build(Plan { listener, ..Plan::default() }).await;
+    let admin = house.service.admin().unwrap().to_string();
+    let practice =
+        Practice::new(Scenario::default(), Plan { admin: &admin, ..Plan::default() }).await;
+    let (code, said) = practice.doctor(&[]).await;
+    assert_eq!(code, 0, "{said}");
+    let warned = "warning  running relay: it answers at its admin address\n         -> listener lan is an OPEN RELAY: ";
+    assert!(said.contains(warned), "{said}");
+    house.service.stop(std::future::ready(())).await;
+    // Where nothing runs there is nothing to tell.
+    let (_, said) = practice.doctor(&[]).await;
+    assert!(!said.contains("running relay"), "{said}");
+}
+
+#[tokio::test]
 async fn a_healthy_way_is_in_order_and_the_end_of_passwords_is_told() {
     let practice = Practice::new(Scenario::default(), Plan::default()).await;
     let (code, said) = practice.doctor(&[]).await;

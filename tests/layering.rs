@@ -46,9 +46,10 @@ enum Uses {
 const LIBRARY: &str = "smtp_uplift";
 
 /// Rooms that take `now` as an argument, open nothing and never log; each is a file or a folder.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "proto",
     "policy",
+    "auth/throttle",
     "smarthost/classify",
     "smarthost/limits",
     "smarthost/breaker",

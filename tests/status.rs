@@ -83,6 +83,27 @@ async fn it_tells_of_devices_those_that_were_seen_last_first() {
 }
 
 #[tokio::test]
+async fn it_warns_of_an_open_relay_and_of_devices_that_share_an_address() {
+    let house = House::new().await;
+    for name in 0..8 {
+        assert_eq!(json(&house, "/status").await["warnings"], serde_json::json!([]), "{name}");
+        let mut device = Device::connect(house.address()).await.unwrap();
+        device.say(&format!("EHLO copier{name}")).await.unwrap();
+        device.say("MAIL FROM:<a@x>").await.unwrap();
+    }
+    let status = json(&house, "/status").await;
+    let warning = status["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("all devices come from this machine, under 8 names"), "{warning}");
+    assert!(!warning.contains("  "), "{warning:?}");
+
+    let listener = "allow = [\"0.0.0.0/0\"]\nopen_relay = true";
+    let house = House::build(Plan { listener, ..Plan::default() }).await;
+    let status = json(&house, "/status").await;
+    let warning = status["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("listener lan is an OPEN RELAY: "), "{warning}");
+}
+
+#[tokio::test]
 async fn it_tells_of_the_spool_and_of_what_is_stopped() {
     let house = House::build(Plan { delivery: KEEP, ..Plan::default() }).await;
     let sender = "reply-554-5.2.252-dot@example.com";

@@ -19,8 +19,6 @@ const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZSBzYWx0IGhlcmU$\
 pub enum Accounts {
     /// Nobody.
     None,
-    /// Anybody: for devices that insist on a login although their address is trusted.
-    Any,
     /// Who stands in this file.
     File(PathBuf),
 }
@@ -28,6 +26,9 @@ pub enum Accounts {
 /// A login that was accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
+    /// The name in the users file; `None` where any name will do, for devices that insist on a login although their
+    /// address is trusted.
+    pub name: Option<String>,
     /// The mailbox that its mail goes through; `None`: any.
     pub mailbox: Option<String>,
 }
@@ -86,24 +87,36 @@ impl Accounts {
 
     /// Judges a login; `None`: refused. Takes tens of milliseconds on purpose: not for the event loop.
     pub fn accept(&self, credentials: &Credentials) -> Result<Option<Account>, AccountsError> {
-        let path = match self {
-            Self::None => return Ok(None),
-            Self::Any => return Ok(Some(Account::default())),
-            Self::File(path) => path,
-        };
+        let line = self.line(&credentials.user)?;
+        Ok(Account::verified(line.as_deref(), &credentials.secret))
+    }
+
+    /// The line of a name as the users file has it now.
+    pub fn line(&self, user: &str) -> Result<Option<String>, AccountsError> {
+        let Self::File(path) = self else { return Ok(None) };
         let text = read(path)?;
         // Some devices make an address of whatever name they are given (devices.md row 12).
-        let name = credentials.user.split('@').next().unwrap_or_default();
-        let known = text
-            .lines()
-            .filter_map(|line| account(line).map(|(known, hash)| (line, known, hash)))
-            .find(|(_, known, _)| *known == name || *known == credentials.user);
-        let hash = known.map_or(NOBODY, |(_, _, hash)| hash);
-        let verified = PasswordHash::new(hash).is_ok_and(|hash| {
-            Argon2::default().verify_password(credentials.secret.as_bytes(), &hash).is_ok()
-        });
-        let account = known.map(|(line, ..)| Account { mailbox: mailbox(line).map(str::to_owned) });
-        Ok(account.filter(|_| verified))
+        let name = user.split('@').next().unwrap_or_default();
+        let is = |line: &&str| account(line).is_some_and(|(it, _)| it == name || it == user);
+        Ok(text.lines().find(is).map(str::to_owned))
+    }
+}
+
+impl Account {
+    /// That of a line, if the password is its own. Takes as long where there is no line.
+    pub fn verified(line: Option<&str>, secret: &str) -> Option<Self> {
+        let hash = line.and_then(account).map_or(NOBODY, |(_, hash)| hash);
+        let verified = PasswordHash::new(hash)
+            .is_ok_and(|hash| Argon2::default().verify_password(secret.as_bytes(), &hash).is_ok());
+        line.map(Self::of).filter(|_| verified)
+    }
+
+    /// That of a line.
+    pub fn of(line: &str) -> Self {
+        Self {
+            name: account(line).map(|(name, _)| name.to_owned()),
+            mailbox: mailbox(line).map(str::to_owned),
+        }
     }
 }
 
@@ -166,7 +179,6 @@ mod tests {
         assert!(accounts.accept(&login("other", "right")).unwrap().is_none());
         assert!(accounts.accept(&login("# copiers", "right")).unwrap().is_none());
         assert!(Accounts::None.accept(&login("scan", "right")).unwrap().is_none());
-        assert!(Accounts::Any.accept(&login("x", "")).unwrap().is_some());
     }
 
     #[test]

@@ -2,3 +2,5 @@
 
 pub mod accounts;
 pub mod edit;
+pub mod remembered;
+pub mod throttle;

@@ -1,6 +1,6 @@
 //! `smtp-uplift check`
 
-use super::{CONFIGURATION, ConfigFile, OK, complain, warn};
+use super::{CONFIGURATION, ConfigFile, OK, complain, container, warn};
 use crate::{config, service::Service};
 
 #[derive(clap::Args)]
@@ -31,7 +31,8 @@ pub(super) async fn run(args: Args) -> u8 {
             return complain(&format!("{count} {noun} in the configuration"), CONFIGURATION);
         }
     };
-    for warning in &loaded.warnings {
+    let nat = container::warnings(&loaded.config);
+    for warning in loaded.warnings.iter().map(ToString::to_string).chain(nat) {
         // With --effective there is nothing but TOML on stdout.
         if args.effective {
             warn(&format_args!("warning: {warning}"));

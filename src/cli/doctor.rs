@@ -1,6 +1,6 @@
 //! `smtp-uplift doctor`
 
-use super::{CONFIGURATION, ConfigFile, FAILED, OK, complain};
+use super::{CONFIGURATION, ConfigFile, FAILED, OK, complain, container, healthcheck};
 use crate::{
     config::{self, Config, Device, Mailbox},
     policy::sender::{Rewrite, Rule},
@@ -53,7 +53,12 @@ pub(super) async fn run(args: Args) -> u8 {
         }
         steps.push(step);
     };
-    tell(None, configuration(&path.display().to_string(), &loaded.warnings));
+    let warnings = loaded.warnings.iter().map(ToString::to_string);
+    let warnings = warnings.chain(container::warnings(&loaded.config)).collect();
+    tell(None, configuration(&path.display().to_string(), warnings));
+    if let Some(warnings) = healthcheck::warnings(loaded.config.admin.as_ref()).await {
+        tell(None, running(warnings));
+    }
     let mailboxes = &loaded.config.mailboxes;
     let mut complete = true;
     for mailbox in mailboxes {
@@ -125,14 +130,25 @@ fn rewriting(config: &Config, mailbox: &Mailbox) -> Finding {
     Finding { step, outcome: Outcome::Ok, found, rule: None, remedy: Vec::new() }
 }
 
-fn configuration(path: &str, warnings: &[config::Problem]) -> Finding {
+/// What the relay that runs says of itself.
+fn running(warnings: Vec<String>) -> Finding {
+    Finding {
+        step: "running relay".to_owned(),
+        outcome: if warnings.is_empty() { Outcome::Ok } else { Outcome::Warning },
+        found: "it answers at its admin address".to_owned(),
+        rule: None,
+        remedy: warnings,
+    }
+}
+
+fn configuration(path: &str, warnings: Vec<String>) -> Finding {
     let outcome = if warnings.is_empty() { Outcome::Ok } else { Outcome::Warning };
     Finding {
         step: "configuration".to_owned(),
         outcome,
         found: format!("{path} can be acted on"),
         rule: None,
-        remedy: warnings.iter().map(ToString::to_string).collect(),
+        remedy: warnings,
     }
 }
 

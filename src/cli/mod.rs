@@ -12,6 +12,7 @@ macro_rules! say {
 mod cert;
 mod check;
 mod completions;
+mod container;
 mod demo;
 mod doctor;
 mod explain;

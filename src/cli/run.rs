@@ -7,7 +7,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{CONFIGURATION, ConfigFile, OK, TEMPORARY, complain};
+use super::{CONFIGURATION, ConfigFile, OK, TEMPORARY, complain, container};
 use crate::{
     config::{self, LogFormat},
     service::{Service, systemd},
@@ -34,7 +34,8 @@ pub(super) async fn run(args: Args) -> u8 {
     if let Err(error) = log::start(config.log.format == LogFormat::Json, &config.log.level) {
         return complain(&error, CONFIGURATION);
     }
-    for warning in &loaded.warnings {
+    let nat = container::warnings(&config);
+    for warning in loaded.warnings.iter().map(ToString::to_string).chain(nat) {
         tracing::warn!("{warning}");
     }
     raise_file_limit(config.limits.sessions);

@@ -17,6 +17,8 @@ use crate::proto::{
 
 /// Room asked for while data stream; a socket read fills at most this much.
 const DATA_CHUNK: usize = 64 * 1024;
+/// Room asked for at first; what is filled at once is asked for fourfold, so that a slow writer costs little.
+const FIRST_CHUNK: usize = 4 * 1024;
 /// Room asked for while commands come: an idle session costs little.
 const COMMAND_CHUNK: usize = 1024;
 
@@ -27,6 +29,8 @@ pub struct ServerCodec {
     data: Option<DataScanner>,
     /// Nothing has come yet, and TLS would be a mistake.
     first: bool,
+    /// Room that is asked for while data stream.
+    chunk: usize,
 }
 
 /// Something that a device sent.
@@ -54,7 +58,12 @@ pub enum ServerItem {
 impl ServerCodec {
     /// A codec that expects a command.
     pub fn new() -> Self {
-        Self { lines: LineReader::new(limits::AUTH_LINE), data: None, first: false }
+        Self {
+            lines: LineReader::new(limits::AUTH_LINE),
+            data: None,
+            first: false,
+            chunk: FIRST_CHUNK,
+        }
     }
 
     /// One for a connection that begins in plaintext: it knows a ClientHello when it sees one.
@@ -65,6 +74,7 @@ impl ServerCodec {
     /// From the next octet on mail data are expected: 354 is being sent.
     pub fn start_data(&mut self, line_endings: LineEndings) {
         self.data = Some(DataScanner::new(line_endings));
+        self.chunk = FIRST_CHUNK;
     }
 
     /// Octets of mail data taken from the device so far, passed on or dropped.
@@ -111,20 +121,27 @@ impl Decoder for ServerCodec {
                 Line::TooLong => ServerItem::LineTooLong,
             }));
         };
+        // Half of the room may be left of the read before.
+        if src.len() >= self.chunk / 2 {
+            self.chunk = (self.chunk * 4).min(DATA_CHUNK);
+        }
         Ok(match scanner.scan(src) {
             Some(Scanned::Data(data)) => Some(ServerItem::Data(data)),
             Some(Scanned::Fault(fault)) => Some(ServerItem::DataFault(fault)),
             Some(Scanned::End) => {
                 let end = ServerItem::DataEnd { size: scanner.size(), mended: scanner.mended() };
                 self.data = None;
-                if src.is_empty() {
-                    *src = BytesMut::with_capacity(COMMAND_CHUNK);
+                // Commands follow: a session that idles has no room for data, not even behind half a command.
+                if src.len() <= COMMAND_CHUNK {
+                    let mut rest = BytesMut::with_capacity(COMMAND_CHUNK);
+                    rest.extend_from_slice(src);
+                    *src = rest;
                 }
                 Some(end)
             }
             None => {
-                if src.capacity() - src.len() < DATA_CHUNK / 4 {
-                    src.reserve(DATA_CHUNK);
+                if src.capacity() - src.len() < self.chunk / 4 {
+                    src.reserve(self.chunk);
                 }
                 None
             }
@@ -222,6 +239,31 @@ mod tests {
         src.extend_from_slice(&[b'x'; 1_000]);
         assert_eq!(items(&mut codec, &mut src), []);
         assert_eq!((codec.data_seen() - before, codec.data_size()), (1_000, 1));
+    }
+
+    #[test]
+    fn room_grows_only_as_reads_fill_it() {
+        let mut codec = ServerCodec::new();
+        codec.start_data(LineEndings::Normalise);
+        let mut src = BytesMut::new();
+        for _ in 0..10_000 {
+            src.extend_from_slice(b"x");
+            items(&mut codec, &mut src);
+            assert!(src.capacity() <= 2 * FIRST_CHUNK, "{}", src.capacity());
+        }
+        for _ in 0..4 {
+            let room = src.capacity() - src.len();
+            src.extend_from_slice(&vec![b'x'; room]);
+            items(&mut codec, &mut src);
+        }
+        assert!(src.capacity() >= DATA_CHUNK, "{}", src.capacity());
+        src.extend_from_slice(b"\r\n.\r\nNOO");
+        items(&mut codec, &mut src);
+        assert!(src.capacity() <= 2 * COMMAND_CHUNK && *src == *b"NOO", "{}", src.capacity());
+        src.clear();
+        codec.start_data(LineEndings::Normalise);
+        items(&mut codec, &mut src);
+        assert!(src.capacity() <= 2 * FIRST_CHUNK, "the next message begins anew");
     }
 
     #[test]

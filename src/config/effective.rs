@@ -118,6 +118,7 @@ fn listener(page: &mut Page, listener: &Listener) {
                 hide,
             },
         allow,
+        open_relay,
         proxy_protocol_from,
         mailbox,
     } = listener;
@@ -135,6 +136,7 @@ fn listener(page: &mut Page, listener: &Listener) {
     page.list("hide", hide);
     page.list("proxy_protocol_from", proxy_protocol_from.networks());
     page.list("allow", allow.networks());
+    page.bare("open_relay", open_relay);
     page.some_text("mailbox", mailbox.as_deref());
 }
 
@@ -193,20 +195,28 @@ fn limits(page: &mut Page, limits: &Limits) {
         recipients,
         sessions,
         sessions_per_device,
+        handshakes,
+        commands,
         command_timeout,
         idle_timeout,
+        transaction_timeout,
         data_min_rate,
+        messages_per_device,
+        recipients_per_device,
     } = limits;
     page.section("[limits]");
     page.text("message_size", &size(*message_size));
     page.bare("recipients", recipients);
     page.bare("sessions", sessions);
     page.bare("sessions_per_device", sessions_per_device);
+    page.bare("handshakes", handshakes);
+    page.bare("commands", commands);
     page.duration("command_timeout", *command_timeout);
     page.duration("idle_timeout", *idle_timeout);
+    page.duration("transaction_timeout", *transaction_timeout);
     page.text("data_min_rate", &format!("{}/s", size(*data_min_rate)));
-    page.text("messages_per_device", "0/h");
-    page.text("recipients_per_device", "0/d");
+    page.text("messages_per_device", &messages_per_device.to_string());
+    page.text("recipients_per_device", &recipients_per_device.to_string());
 }
 
 fn smarthost(page: &mut Page, section: &str, smarthost: &Smarthost) {

@@ -29,7 +29,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::policy::{AccessList, Overrides, Patterns, Profile, sender::Rewrite};
+use crate::policy::{AccessList, Overrides, Patterns, Profile, Quota, sender::Rewrite};
 
 pub use file::{Stamp, open_mode, unreadable};
 pub use problem::{Problem, Problems};
@@ -170,10 +170,19 @@ pub struct Listener {
     pub profile: Profile,
     /// Who may connect.
     pub allow: AccessList,
+    /// Whether an operator has said that everybody may send.
+    pub open_relay: bool,
     /// Load balancers, which tell of each device in a PROXY header.
     pub proxy_protocol_from: AccessList,
     /// The address of the mailbox that its devices send through; `None`: any.
     pub mailbox: Option<String>,
+}
+
+impl Listener {
+    /// Whether it takes mail from the whole Internet, since it is told to.
+    pub fn is_open_relay(&self) -> bool {
+        self.open_relay && self.allow.is_open()
+    }
 }
 
 /// What is known of one device, or of several alike.
@@ -224,12 +233,22 @@ pub struct Limits {
     pub sessions: usize,
     /// Sessions of one device at a time.
     pub sessions_per_device: usize,
+    /// TLS handshakes with devices at a time; one device has a share of them.
+    pub handshakes: usize,
+    /// Commands of a session since its last message.
+    pub commands: usize,
     /// How long a device may take for one command.
     pub command_timeout: Duration,
     /// How long a device may do nothing between transactions.
     pub idle_timeout: Duration,
+    /// How long a device may take from MAIL to DATA.
+    pub transaction_timeout: Duration,
     /// Octets a second that mail data must reach, averaged over a minute; 0 means any.
     pub data_min_rate: u64,
+    /// Messages of one device in a span of time.
+    pub messages_per_device: Quota,
+    /// Recipients of one device's messages in a span of time.
+    pub recipients_per_device: Quota,
 }
 
 /// The server that we submit to.

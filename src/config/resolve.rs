@@ -12,6 +12,7 @@ mod smarthost;
 mod spool;
 
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -20,13 +21,13 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    Admin, CertificateFiles, Config, Limits, Log, Places,
+    Admin, CertificateFiles, Config, Limits, Listener, Log, Places,
     file::open_mode,
     raw::{Complaint, LATER, Table},
     secrets::secret,
     value,
 };
-use crate::policy::sender::Rewrite;
+use crate::policy::{DeviceAuth, Quota, Span, sender::Rewrite};
 
 /// Nothing that is waited for takes longer; far from what a clock can add.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -49,7 +50,6 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     let users_file = auth.file("users_file", USERS);
     // A file that cannot be read has its own problem; the listeners need not repeat it.
     let users_given = auth.has("users_file");
-    auth.finish();
     let admin = admin(root.section_or_empty("admin"));
     let limits = limits(root.section_or_empty("limits"));
     let mut table = root.section_or_empty("smarthost");
@@ -62,6 +62,19 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
         admin.as_ref().map(|admin| admin.address),
         &known,
     );
+    let require = |listener: &Listener| {
+        listener.profile.auth == DeviceAuth::Require && !listener.profile.takes_anybody()
+    };
+    if listeners.iter().any(require)
+        && let Some(path) = &users_file
+        && fs::read_to_string(path).is_ok_and(|text| {
+            !text.lines().any(|line| !line.starts_with('#') && line.contains(':'))
+        })
+    {
+        let reason = "it has no login yet, so no device can send where auth = \"require\"";
+        auth.warning("users_file", reason, "smtp-uplift passwd NAME writes one");
+    }
+    auth.finish();
     let devices = device::devices(&mut root, &listeners, &known);
     let rewrite = sender(root.section_or_empty("sender"));
     let delivery = spool::delivery(root.section_or_empty("delivery"));
@@ -162,7 +175,7 @@ fn certificate(mut tls: Table<'_>) -> Option<CertificateFiles> {
 }
 
 fn limits(mut table: Table<'_>) -> Limits {
-    let limits = Limits {
+    let mut limits = Limits {
         message_size: table.size(
             "message_size",
             ByteSize::mib(150),
@@ -171,12 +184,28 @@ fn limits(mut table: Table<'_>) -> Limits {
         recipients: table.number("recipients", 500, 1..=100_000),
         sessions: table.number("sessions", 5_000, 1..=1_000_000),
         sessions_per_device: table.number("sessions_per_device", 50, 1..=1_000_000),
+        handshakes: table.number("handshakes", 200, 1..=100_000),
+        commands: table.number("commands", 1_000, 10..=1_000_000),
         command_timeout: table.duration("command_timeout", Duration::from_secs(300), TICK..=DAY),
         idle_timeout: table.duration("idle_timeout", Duration::from_secs(600), TICK..=DAY),
+        transaction_timeout: table.duration(
+            "transaction_timeout",
+            Duration::from_secs(1_800),
+            TICK..=DAY,
+        ),
         data_min_rate: table.rate("data_min_rate", ByteSize::b(256)),
+        messages_per_device: table.quota("messages_per_device", Quota::unlimited(Span::Hour)),
+        recipients_per_device: table.quota("recipients_per_device", Quota::unlimited(Span::Day)),
     };
-    table.no_quota("messages_per_device", "0/h");
-    table.no_quota("recipients_per_device", "0/d");
+    // Each recipient takes a command.
+    let needed = limits.recipients.saturating_mul(2);
+    if !table.has("commands") {
+        limits.commands = limits.commands.max(needed);
+    } else if limits.commands < needed {
+        let (commands, recipients) = (limits.commands, limits.recipients);
+        let reason = format!("{commands} are too few for a message to {recipients} recipients");
+        table.problem("commands", reason, format!("for example commands = {needed}"));
+    }
     table.finish();
     limits
 }

@@ -7,8 +7,9 @@ use toml::de::DeValue;
 
 use super::{
     file::unreadable,
-    raw::{Complaint, LATER, Table, mismatch, nearest, printable},
+    raw::{Complaint, Table, mismatch, nearest, printable},
 };
+use crate::policy::Quota;
 
 impl Table<'_> {
     /// A string that is neither empty nor holds control characters.
@@ -114,24 +115,19 @@ impl Table<'_> {
         rate.unwrap_or(default).as_u64()
     }
 
-    /// A count for each span of time, of which this version knows only "no limit".
-    pub(super) fn no_quota(&mut self, key: &'static str, example: &str) {
-        self.read(key, |value| {
-            let hint = format!("write {key} = {example:?}");
+    /// A count for each span of time, such as `"100/h"`.
+    pub(super) fn quota(&mut self, key: &'static str, default: Quota) -> Quota {
+        let quota = self.read(key, |value| {
+            let hint = format!("for example {key} = \"100/{}\"", &default.span.as_str()[..1]);
             let text = value
                 .as_str()
                 .ok_or_else(|| mismatch("a count for each span of time", value, &hint))?;
-            let quota =
-                text.split_once('/').filter(|(_, unit)| matches!(*unit, "s" | "m" | "h" | "d"));
-            match quota.and_then(|(count, _)| count.parse::<u64>().ok()) {
-                Some(0) => Ok(()),
-                Some(_) => Err(Complaint::new(LATER, hint)),
-                None => Err(Complaint::new(
-                    format!("{text:?} is not a count for each span of time"),
-                    hint,
-                )),
-            }
+            Quota::parse(text).ok_or_else(|| {
+                let reason = format!("{text:?} is not a count for each s, m, h or d");
+                Complaint::new(reason, hint)
+            })
         });
+        quota.unwrap_or(default)
     }
 
     /// One of several words. Those with a reason in place of a value are known but refused.

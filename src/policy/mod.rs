@@ -6,12 +6,15 @@
 pub mod access;
 pub mod advice;
 pub mod client_hello;
+pub mod crowd;
 pub mod pattern;
 pub mod profile;
+pub mod quota;
 pub mod sender;
 
-pub use access::{AccessList, canonical};
+pub use access::{AccessList, canonical, household};
 pub use advice::Finding;
 pub use client_hello::{ClientHello, Offer, TlsVersion};
 pub use pattern::Patterns;
 pub use profile::{DeviceAuth, ListenerTls, Overrides, Profile, TlsProfile};
+pub use quota::{Quota, Span};

@@ -217,6 +217,15 @@ impl Session {
         ))
     }
 
+    /// A login is not judged just now.
+    pub fn login_later(&mut self) -> Step {
+        self.count(Reply::new(
+            454,
+            Enhanced(4, 7, 0),
+            "too many logins from this address have failed; try again in a minute",
+        ))
+    }
+
     /// The sender is taken: the transaction is open.
     pub fn mail_accepted(&mut self, reverse_path: ReversePath, params: MailParams) -> Reply {
         self.named = 0;

@@ -3,8 +3,11 @@
 //! No answer is better than the smarthost's. Its text goes on as visible ASCII, bounded, without its host
 //! names.
 
+use std::time::Duration;
+
 use crate::{
     codec::data::DataFault,
+    policy::quota::Exceeded,
     proto::{
         client::{Refusal, Stage},
         header,
@@ -208,6 +211,53 @@ pub fn not_allowed() -> Reply {
         Enhanced(5, 7, 1),
         "this address is not allowed to connect; ask whoever runs the relay",
     )
+}
+
+/// The device may not send as this sender.
+pub fn sender_not_allowed(device: &str) -> Reply {
+    not_permitted(device, "may not send as this sender", "senders")
+}
+
+/// The device may not send there.
+pub fn recipient_not_allowed(device: &str) -> Reply {
+    not_permitted(device, "may not send to this recipient", "recipients")
+}
+
+fn not_permitted(device: &str, what: &str, key: &str) -> Reply {
+    let device: String =
+        device.chars().take(64).map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
+    let next = format!("whoever runs the relay can add it to {key} of [[device]]");
+    Reply::new(550, Enhanced(5, 7, 1), format!("{device} {what}; {next}"))
+}
+
+/// The device has sent its messages.
+pub fn messages_spent(exceeded: &Exceeded) -> Reply {
+    Reply::new(451, Enhanced(4, 7, 0), spent(exceeded, "messages"))
+}
+
+/// The device has sent to its recipients.
+pub fn recipients_spent(exceeded: &Exceeded) -> Reply {
+    Reply::new(452, Enhanced(4, 5, 3), spent(exceeded, "recipients"))
+}
+
+fn spent(Exceeded { quota, left }: &Exceeded, what: &str) -> String {
+    let left = Duration::from_secs(left.as_secs() + 1);
+    format!(
+        "this device has used its {} {what} of a {}; try again in {}",
+        quota.count,
+        quota.span.as_str(),
+        humantime::format_duration(left)
+    )
+}
+
+/// The session goes on and on without a message.
+pub fn too_many_commands() -> Reply {
+    Reply::new(421, Enhanced(4, 7, 0), "too many commands without a message, closing")
+}
+
+/// There is no place for a TLS handshake (RFC 3207 section 4).
+pub fn too_many_handshakes() -> Reply {
+    Reply::new(454, Enhanced(4, 7, 0), "too many TLS handshakes just now; try again later")
 }
 
 /// There is no seat for one more session.

@@ -9,8 +9,9 @@
 //! [`stops`] knows what waits for somebody to change a setting, [`notice`] and [`notifier`] tell people,
 //! and [`keeper`] has what they share.
 //!
-//! [`devices`] knows which mailbox a device is bound to, [`mailboxes`] chooses one for the others; [`roster`] remembers
-//! what devices have done.
+//! [`devices`] knows what counts for a device and which mailbox it is bound to, [`mailboxes`] chooses one for the
+//! others; [`logins`] judges who logs in, [`quotas`] counts what each device sends, [`roster`] remembers what devices
+//! have done.
 
 pub mod acceptance;
 pub mod aftermath;
@@ -21,36 +22,43 @@ pub mod course;
 pub mod delivery;
 pub mod devices;
 pub mod keeper;
+pub mod logins;
 pub mod mailboxes;
 pub mod notice;
 pub mod notifier;
 pub mod pace;
+pub mod quotas;
 pub mod replay;
 pub mod roster;
 pub mod session;
 pub mod stops;
 pub mod transaction;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     devices::Devices,
     keeper::Keeper,
+    logins::Logins,
     mailboxes::{Mailbox, Mailboxes},
+    quotas::DeviceQuotas,
     roster::Roster,
 };
 use crate::{
-    auth::accounts::Accounts,
     config::{Delivery, Limits, Listener, ReceivedDetail},
     policy::{
         Patterns, TlsProfile,
+        crowd::Crowd,
         sender::{Rewrite, Rule},
     },
     telemetry::{metrics::Metrics, once::Once, transcript::Transcripts},
-    transport::server_tls::ServerTls,
+    transport::{handshakes::Handshakes, server_tls::ServerTls},
 };
 
 /// What all sessions share.
@@ -63,10 +71,14 @@ pub struct Relay {
     pub limits: Limits,
     /// How long a device may be kept waiting.
     pub delivery: Delivery,
-    /// Who may log in.
-    pub accounts: Accounts,
-    /// Logins that may be verified at a time: Argon2 takes 19 MiB for each.
-    pub logins: Semaphore,
+    /// Who may log in, and who has tried.
+    pub logins: Logins,
+    /// What each device has sent.
+    pub quotas: Arc<DeviceQuotas>,
+    /// What devices call themselves, and whether they share one address.
+    pub crowd: Mutex<Crowd>,
+    /// Places for TLS handshakes.
+    pub handshakes: Arc<Handshakes>,
     /// What is known of single devices.
     pub devices: Devices,
     /// What devices have done.
@@ -105,6 +117,18 @@ impl Relay {
 
     fn senders(&self, device: &str) -> Option<&Patterns> {
         self.devices.named(device)?.senders.as_ref()
+    }
+
+    /// What an operator should know of the devices as a whole.
+    pub fn warning(&self) -> Option<String> {
+        let crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        let (address, names) = crowd.shared()?;
+        let address = address.map_or_else(|| "this machine".to_owned(), |it| it.to_string());
+        Some(format!(
+            "all devices come from {address}, under {names} names or more: behind NAT or a proxy the list of addresses \
+             admits whoever reaches the port; give the container the host's network, use the PROXY protocol, or write \
+             auth = \"require\": docs/howto/access.md"
+        ))
     }
 
     /// An operator's word: whatever is stopped or away is tried now.

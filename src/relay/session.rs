@@ -8,23 +8,25 @@ mod keep;
 mod login;
 mod secure;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, error::Elapsed, timeout};
 use tokio_util::codec::Framed;
 
-use super::{Door, Relay, answer, mailboxes::Mailbox, pace, transaction::Transaction};
+use super::{
+    Door, Relay, answer, devices::Terms, mailboxes::Mailbox, pace, transaction::Transaction,
+};
 use crate::{
     codec::server::{ServerCodec, ServerItem},
     policy::{DeviceAuth, ListenerTls, Profile},
     proto::{
-        reply::Reply,
+        reply::{Enhanced, Reply},
         session::{Features, Offer, Session, Step},
     },
     telemetry::{
         maillog::Disposition,
-        metrics::{DeviceFault, SessionOutcome},
+        metrics::{DeviceFault, Limit, SessionOutcome},
         transcript::{Transcript, Voice},
     },
     transport::stream::{BoxIo, TlsInfo},
@@ -36,6 +38,8 @@ const BUFFER: usize = 1024;
 const FLUSH_AT: usize = 8 * 1024;
 /// How long a device may refuse to take a reply.
 const WRITE: Duration = Duration::from_secs(60);
+/// A session that hands in no message ends after so many idle time-outs, whatever it says meanwhile.
+const QUIET: u32 = 6;
 
 /// Serves a device from its first octet to its last. `id` names the session in the log.
 pub async fn serve(
@@ -46,7 +50,6 @@ pub async fn serve(
     relay: Arc<Relay>,
 ) -> SessionOutcome {
     let peer = peer.to_canonical();
-    let device = relay.devices.at(peer);
     let profile = relay.devices.profile(peer, &door.listener.profile);
     let without = profile.without_starttls();
     let without =
@@ -59,12 +62,13 @@ pub async fn serve(
         tls: None,
         transaction: None,
         count: 0,
+        commands: 0,
+        quiet: Instant::now(),
         wary: false,
-        device: match device {
-            Some(device) => device.name.as_str().into(),
-            None => peer.to_string().into(),
-        },
+        device: peer.to_string().into(),
+        counted_as: Arc::default(),
         bound: None,
+        terms: Terms::default(),
         profile,
         peer,
         transcript: relay.transcripts.begin(),
@@ -111,6 +115,10 @@ struct Driver {
     transaction: Option<Transaction>,
     /// Transactions so far.
     count: u32,
+    /// Lines since the last message.
+    commands: usize,
+    /// When the last message was handed in, or the session began.
+    quiet: Instant,
     /// DATA was refused just now: whatever is no command may be mail data.
     wary: bool,
     /// How the device is served.
@@ -118,8 +126,12 @@ struct Driver {
     peer: IpAddr,
     /// Its name, or its address.
     device: Arc<str>,
+    /// Whose quota its messages count in.
+    counted_as: Arc<str>,
     /// What its mail goes through, and nothing else.
     bound: Option<Arc<Mailbox>>,
+    /// What its own entries say.
+    terms: Terms,
     /// Where what is said is written down.
     transcript: Transcript,
     id: String,
@@ -154,6 +166,13 @@ impl Driver {
                     continue;
                 }
             };
+            self.commands += 1;
+            if self.commands > self.relay.limits.commands {
+                self.limited(Limit::Commands);
+                self.abort();
+                self.farewell(&answer::too_many_commands()).await?;
+                return Err(SessionOutcome::Faulty);
+            }
             // Boxed, so that an idle session has no room for the work of a busy one.
             Box::pin(self.act(step)).await?;
             // RSET, EHLO and the like end a transaction behind our back.
@@ -170,6 +189,9 @@ impl Driver {
                 if reply.code.is_permanent() {
                     self.fault(DeviceFault::BadCommand);
                 }
+                if let Some(limit) = limit_of(&reply) {
+                    self.limited(limit);
+                }
                 if wary && reply.code.get() == 500 {
                     self.fault(DeviceFault::EarlyTalk);
                     self.farewell(&reply).await?;
@@ -180,14 +202,21 @@ impl Driver {
             Step::DataRefused(reply) => self.data_refused(reply).await?,
             Step::Close(reply) => {
                 let quit = reply.code.is_positive();
+                if !quit {
+                    self.limited(Limit::Errors);
+                }
                 self.abort();
                 self.farewell(&reply).await?;
                 return Err(if quit { SessionOutcome::Quit } else { SessionOutcome::Faulty });
             }
             Step::StartTls(reply) => {
                 self.abort();
+                let Some(place) = self.relay.handshakes.place(self.peer).await else {
+                    self.limited(Limit::Handshakes);
+                    return self.say(&answer::too_many_handshakes()).await;
+                };
                 self.say(&reply).await?;
-                return self.secure().await;
+                return self.secure(place).await;
             }
             Step::Login(credentials) => self.login(credentials).await?,
             Step::Mail(path, params) => self.mail(path, params).await?,
@@ -210,12 +239,11 @@ impl Driver {
                 (read, _) => return read,
             }
         }
-        let limits = &self.relay.limits;
-        let wait =
-            if self.transaction.is_some() { limits.command_timeout } else { limits.idle_timeout };
+        let (wait, limit) = self.patience();
         let read = self.next(wait).await;
         match read {
             Err(SessionOutcome::TimedOut) => {
+                self.limited(limit);
                 self.abort();
                 self.farewell(&answer::timed_out()).await?;
             }
@@ -224,6 +252,27 @@ impl Driver {
             Ok(_) => {}
         }
         read
+    }
+
+    /// How long the next command is waited for, and what it has exceeded that comes later.
+    fn patience(&self) -> (Duration, Limit) {
+        let limits = &self.relay.limits;
+        let Some(transaction) = &self.transaction else {
+            let left = (limits.idle_timeout * QUIET).saturating_sub(self.quiet.elapsed());
+            return (left.min(limits.idle_timeout), Limit::Idle);
+        };
+        let left = limits.transaction_timeout.saturating_sub(transaction.began.elapsed());
+        if left < limits.command_timeout {
+            (left, Limit::Transaction)
+        } else {
+            (limits.command_timeout, Limit::Command)
+        }
+    }
+
+    /// A message was accepted: the session is of use.
+    fn accepted(&mut self) {
+        self.commands = 0;
+        self.quiet = Instant::now();
     }
 
     /// What the device sends next. Replies are written when there is nothing left to read: a pipelining
@@ -256,17 +305,25 @@ impl Driver {
 
     async fn feed(&mut self, reply: &Reply) -> Result<(), SessionOutcome> {
         tracing::trace!(%reply, "to the device");
-        match timeout(WRITE, self.framed.feed(reply)).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(self.gone()),
-        }
+        let fed = timeout(WRITE, self.framed.feed(reply)).await;
+        self.written(fed)
     }
 
     async fn flush(&mut self) -> Result<(), SessionOutcome> {
-        match timeout(WRITE, self.framed.flush()).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(self.gone()),
+        let flushed = timeout(WRITE, self.framed.flush()).await;
+        self.written(flushed)
+    }
+
+    /// A device that does not take replies any more is given up.
+    fn written(&mut self, written: Result<io::Result<()>, Elapsed>) -> Result<(), SessionOutcome> {
+        if written.is_err() {
+            self.limited(Limit::Reply);
         }
+        if let Ok(Ok(())) = written {
+            return Ok(());
+        }
+        self.abort();
+        Err(SessionOutcome::Closed)
     }
 
     /// The last reply of a session.
@@ -274,12 +331,6 @@ impl Driver {
         self.say(reply).await?;
         let _ = timeout(WRITE, self.framed.close()).await;
         Ok(())
-    }
-
-    /// The device does not take replies any more.
-    fn gone(&mut self) -> SessionOutcome {
-        self.abort();
-        SessionOutcome::Closed
     }
 
     /// Ends a transaction that came to no data.
@@ -290,6 +341,11 @@ impl Driver {
         let disposition =
             if refusal.is_some() { Disposition::Refused } else { Disposition::Aborted };
         transaction.record(disposition, refusal.as_ref(), "");
+    }
+
+    /// Counts that the device met a limit.
+    fn limited(&self, limit: Limit) {
+        self.relay.metrics.limited(&self.door.listener.name, limit);
     }
 
     /// Counts what the device did wrong; returns its name.
@@ -304,6 +360,15 @@ fn framed(io: BoxIo, codec: ServerCodec) -> Framed<BoxIo, ServerCodec> {
     let mut framed = Framed::with_capacity(io, codec, BUFFER);
     framed.set_backpressure_boundary(FLUSH_AT);
     framed
+}
+
+/// The limit that a reply of the session tells of.
+fn limit_of(reply: &Reply) -> Option<Limit> {
+    match (reply.code.get(), reply.enhanced) {
+        (452, Some(Enhanced(4, 5, 3))) => Some(Limit::Recipients),
+        (500, Some(Enhanced(5, 5, 6))) => Some(Limit::Line),
+        _ => None,
+    }
 }
 
 fn features(profile: &Profile, relay: &Relay) -> Features {

@@ -5,7 +5,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::{Door, Relay, answer, attempt, course, mailboxes::Mailbox};
+use super::{
+    Door, Relay, answer, attempt, course, devices::Terms, mailboxes::Mailbox, quotas::Used,
+};
 use crate::{
     config::DeliveryMode,
     policy::sender::Rule,
@@ -57,6 +59,8 @@ pub struct Transaction {
     pub attempts: u32,
     /// What its 250 means.
     pub mode: DeliveryMode,
+    /// What it uses of the device's quotas.
+    pub used: Option<Used>,
     /// What it goes through, once that is known.
     mailbox: Option<Arc<Mailbox>>,
     /// The last progress: MAIL, or a recipient that was taken.
@@ -79,6 +83,8 @@ pub struct Origin {
     pub device: Arc<str>,
     /// The mailbox that its mail goes through, and no other.
     pub bound: Option<Arc<Mailbox>>,
+    /// What the device's own entries say.
+    pub terms: Terms,
     /// Version and cipher, if there is TLS.
     pub tls: Option<TlsInfo>,
     /// Where what is said is written down.
@@ -97,7 +103,7 @@ enum Upstream {
 impl Transaction {
     /// A transaction that MAIL begins; an error is what the device hears instead.
     pub fn new(id: String, envelope: Envelope, origin: Origin) -> Result<Self, Reply> {
-        let mut mode = origin.relay.delivery.mode;
+        let mut mode = origin.terms.delivery().unwrap_or(origin.relay.delivery.mode);
         if let Some(keeper) = &origin.relay.keeper
             && mode != DeliveryMode::Stream
             && let Err(error) = keeper.queue.room(envelope.params.size.unwrap_or(0))
@@ -122,6 +128,7 @@ impl Transaction {
             dot_sent: false,
             attempts: 0,
             mode,
+            used: None,
             mailbox: origin.bound.as_ref().or(origin.relay.mailboxes.only()).cloned(),
             moved: Instant::now(),
             upstream: Upstream::Unasked,
@@ -279,6 +286,12 @@ impl Transaction {
     pub fn record(&mut self, disposition: Disposition, ours: Option<&Reply>, faults: &str) {
         if std::mem::replace(&mut self.recorded, true) {
             return;
+        }
+        // What was refused or given up does not count.
+        if let Some(used) = self.used.take()
+            && !matches!(disposition, Disposition::Refused | Disposition::Aborted)
+        {
+            used.keep();
         }
         // Without a mailbox nothing was to be sent.
         let sender = self.mailbox.is_some().then(|| self.sender());

@@ -21,9 +21,9 @@ use tracing::Instrument as _;
 use crate::{
     policy::ListenerTls,
     relay::{Door, Relay, answer, session},
-    telemetry::metrics::{DeviceFault, Metrics, SessionOutcome},
+    telemetry::metrics::{DeviceFault, Limit, Metrics, SessionOutcome},
     transport::{
-        listener::{Listener, Seat, Seats},
+        listener::{Full, Listener, Seat, Seats},
         proxy_header::{self, ProxyFault},
         stream::BoxIo,
     },
@@ -149,8 +149,8 @@ impl Sessions {
 
     fn admit(&self, io: BoxIo, peer: IpAddr, door: Arc<Door>) {
         match self.seats.take(peer) {
-            Some(seat) => self.seat(io, peer, seat, door),
-            None => self.turn_away(io, peer, &door),
+            Ok(seat) => self.seat(io, peer, seat, door),
+            Err(full) => self.turn_away(io, peer, full, &door),
         }
     }
 
@@ -174,11 +174,15 @@ impl Sessions {
     }
 
     /// Established devices keep working; the newest one hears that there is no seat.
-    fn turn_away(&self, mut io: BoxIo, peer: IpAddr, door: &Door) {
-        tracing::warn!(device = %peer, listener = door.listener.name, "too many sessions");
-        self.relay.metrics.session_turned_away(&door.listener.name, SessionOutcome::Busy);
-        let devices = &self.relay.devices;
-        let profile = devices.profile(peer.ip().to_canonical(), &door.listener.profile);
+    fn turn_away(&self, mut io: BoxIo, peer: IpAddr, full: Full, door: &Door) {
+        let (listener, limit) = match full {
+            Full::All => (&door.listener.name, Limit::Sessions),
+            Full::Each => (&door.listener.name, Limit::SessionsPerDevice),
+        };
+        tracing::warn!(device = %peer, listener, ?limit, "too many sessions");
+        self.relay.metrics.session_turned_away(listener, SessionOutcome::Busy);
+        self.relay.metrics.limited(listener, limit);
+        let profile = self.relay.devices.profile(peer.to_canonical(), &door.listener.profile);
         if profile.tls != ListenerTls::Implicit {
             let mut line = BytesMut::new();
             answer::too_many_sessions().encode(&mut line);

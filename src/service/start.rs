@@ -139,6 +139,7 @@ impl Service {
         let status = Arc::new(Status {
             metrics: metrics.clone(),
             drain: relay.drain.clone(),
+            relay: Arc::clone(&relay),
             mailboxes: Arc::clone(&relay.mailboxes),
             keeper: relay.keeper.clone(),
             roster: Arc::clone(&relay.roster),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Listener,
     relay::{
+        Relay,
         keeper::Keeper,
         mailboxes::{Mailbox, Mailboxes},
         roster::{Device, Roster},
@@ -26,6 +27,7 @@ const SENTENCE: usize = 190;
 pub(super) struct Status {
     pub(super) metrics: Metrics,
     pub(super) drain: CancellationToken,
+    pub(super) relay: Arc<Relay>,
     pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) keeper: Option<Arc<Keeper>>,
     pub(super) roster: Arc<Roster>,
@@ -39,6 +41,8 @@ pub(super) struct Status {
 struct Whole<'a> {
     version: &'static str,
     uptime_seconds: u64,
+    /// What should not stay so.
+    warnings: Vec<String>,
     listeners: Vec<ListenerState<'a>>,
     mailboxes: Vec<MailboxState<'a>>,
     /// Those that were seen last first.
@@ -104,12 +108,24 @@ impl Status {
         json(&Whole {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.began.elapsed().as_secs(),
+            warnings: self.warnings(),
             listeners: listeners.collect(),
             mailboxes: self.mailboxes.all().iter().map(|mailbox| state(mailbox)).collect(),
             devices: self.roster.devices(),
             spool,
             transcripts: self.found(None, false),
         })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let open = self.listeners.iter().filter(|(listener, _)| listener.is_open_relay());
+        let open = open.map(|(listener, _)| {
+            format!(
+                "listener {} is an OPEN RELAY: everybody who reaches it can send as your mailbox; remove open_relay = true",
+                listener.name
+            )
+        });
+        open.chain(self.relay.warning()).collect()
     }
 
     async fn spool(&self) -> Option<SpoolState> {

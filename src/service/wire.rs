@@ -1,9 +1,9 @@
 //! What is behind the listeners: the pool, the spool, and what all sessions share. Without a socket, so that a test can have it
 //! too, with a clock that stands still and streams in memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{certificate::Certificate, start::StartError};
@@ -15,8 +15,10 @@ use crate::{
         courier::Courier,
         devices::Devices,
         keeper::{Clock, Keeper},
+        logins::Logins,
         mailboxes::{Mailbox, Mailboxes},
         notifier::Notifier,
+        quotas::DeviceQuotas,
         replay::Budget,
     },
     smarthost::{
@@ -30,6 +32,7 @@ use crate::{
         once::Once,
         transcript::{Keep, Transcripts},
     },
+    transport::handshakes::Handshakes,
 };
 
 /// A relay that serves whoever is let in: [`session::serve`](crate::relay::session::serve) needs no more than one
@@ -77,8 +80,13 @@ pub async fn wire(
         received: config.received,
         limits: config.limits.clone(),
         delivery: config.delivery.clone(),
-        accounts,
-        logins: Semaphore::new(2),
+        logins: Logins::new(accounts),
+        quotas: Arc::new(DeviceQuotas::new(&config.limits)),
+        crowd: Mutex::default(),
+        handshakes: Arc::new(Handshakes::new(
+            config.limits.handshakes,
+            config.limits.sessions_per_device,
+        )),
         devices: Devices::new(config.devices.clone()),
         roster: Arc::default(),
         mailboxes,
@@ -104,7 +112,7 @@ fn ledger(config: &Config, mailbox: &config::Mailbox) -> Option<Ledger> {
     limited.then(|| Ledger::new(&config.state_dir.join("limits"), &mailbox.address))
 }
 
-/// What keeps messages: there if the mode asks for it, or if an earlier relay has kept some.
+/// What keeps messages: there if a mode asks for it, of all devices or of one, or if an earlier relay has kept some.
 async fn keeper(
     config: &Config,
     mailboxes: &Arc<Mailboxes>,
@@ -112,7 +120,9 @@ async fn keeper(
     clock: Clock,
 ) -> Result<Option<Keeper>, StartError> {
     let settings = &config.spool;
-    if config.delivery.mode == DeliveryMode::Stream && !settings.directory.exists() {
+    let mut modes = config.devices.iter().filter_map(|device| device.delivery);
+    let keeps = |mode| mode != DeliveryMode::Stream;
+    if !keeps(config.delivery.mode) && !modes.any(keeps) && !settings.directory.exists() {
         return Ok(None);
     }
     let queue = Store::open(&settings.directory, settings.max_size, metrics.clone())?;

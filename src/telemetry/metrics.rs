@@ -44,6 +44,7 @@ pub struct Metrics {
     token_expiry: GaugeVec,
     credential_expiry: GaugeVec,
     device_faults: IntCounterVec,
+    limits: IntCounterVec,
     reloads: IntCounterVec,
     spool_messages: IntGaugeVec,
     spool_bytes: IntGaugeVec,
@@ -99,6 +100,66 @@ pub enum DeviceFault {
     Smuggling,
     /// A session without STARTTLS after a failed handshake.
     StartTlsWithheld,
+}
+
+/// A limit of what a device may use up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Sessions in all.
+    Sessions,
+    /// Sessions of one address.
+    SessionsPerDevice,
+    /// TLS handshakes at a time.
+    Handshakes,
+    /// Commands without a message.
+    Commands,
+    /// Refused commands.
+    Errors,
+    /// Recipients of a message.
+    Recipients,
+    /// Octets of a line.
+    Line,
+    /// Octets of a header section.
+    Header,
+    /// Time from MAIL to DATA.
+    Transaction,
+    /// Time for one command.
+    Command,
+    /// Time without a transaction.
+    Idle,
+    /// Progress of mail data.
+    Rate,
+    /// Time to take a reply.
+    Reply,
+    /// Messages in a span of time.
+    MessagesPerDevice,
+    /// Recipients in a span of time.
+    RecipientsPerDevice,
+    /// Logins after failed ones.
+    LoginWait,
+}
+
+impl Limit {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::SessionsPerDevice => "sessions_per_device",
+            Self::Handshakes => "handshakes",
+            Self::Commands => "commands",
+            Self::Errors => "errors",
+            Self::Recipients => "recipients",
+            Self::Line => "line",
+            Self::Header => "header",
+            Self::Transaction => "transaction",
+            Self::Command => "command",
+            Self::Idle => "idle",
+            Self::Rate => "rate",
+            Self::Reply => "reply",
+            Self::MessagesPerDevice => "messages_per_device",
+            Self::RecipientsPerDevice => "recipients_per_device",
+            Self::LoginWait => "login_wait",
+        }
+    }
 }
 
 impl SessionOutcome {
@@ -250,6 +311,12 @@ impl Metrics {
                 "device_faults_total",
                 "What devices did wrong",
                 &["listener", "kind"],
+            ),
+            limits: counter(
+                &registry,
+                "limits_total",
+                "How often a device met one of its limits",
+                &["listener", "limit"],
             ),
             reloads: counter(
                 &registry,
@@ -460,6 +527,11 @@ impl Metrics {
     /// Whether mail of the mailbox is held until somebody changes a setting.
     pub fn breaker(&self, mailbox: &str, open: bool) {
         self.breaker_open.with_label_values(&[mailbox]).set(i64::from(open));
+    }
+
+    /// A device met a limit.
+    pub fn limited(&self, listener: &str, limit: Limit) {
+        self.limits.with_label_values(&[listener, limit.as_str()]).inc();
     }
 
     /// A device did something wrong.

@@ -10,6 +10,8 @@ use std::{
 
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::policy::household;
+
 /// How long to wait after the system has refused a connection: it is out of files or memory, and asking
 /// again at once would only burn time.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -33,6 +35,15 @@ pub struct Seats {
 struct Taken {
     all: usize,
     each: HashMap<IpAddr, usize>,
+}
+
+/// There is no seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// For nobody.
+    All,
+    /// For this address.
+    Each,
 }
 
 /// A session's seat; free again when dropped.
@@ -78,17 +89,20 @@ impl Seats {
         Self { all, each, taken: Mutex::default() }
     }
 
-    /// A seat for a session, if there is one.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
-        let address = address.to_canonical();
+    /// A seat for a session of an address. An IPv6 /64 counts as one: whoever has one address of it has them all.
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Full> {
+        let address = household(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.each.get(&address).copied().unwrap_or(0);
-        if taken.all >= self.all || own >= self.each {
-            return None;
+        if own >= self.each {
+            return Err(Full::Each);
+        }
+        if taken.all >= self.all {
+            return Err(Full::All);
         }
         taken.all += 1;
         taken.each.insert(address, own + 1);
-        Some(Seat { seats: Arc::clone(self), address })
+        Ok(Seat { seats: Arc::clone(self), address })
     }
 }
 
@@ -115,15 +129,24 @@ mod tests {
         let (a, b) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let first = seats.take(a).unwrap();
         let _second = seats.take("::ffff:10.0.0.1".parse().unwrap()).unwrap();
-        assert!(seats.take(a).is_none(), "one address");
+        assert_eq!(seats.take(a).unwrap_err(), Full::Each);
         let _third = seats.take(b).unwrap();
-        assert!(seats.take(b).is_none(), "all seats");
+        assert_eq!(seats.take(b).unwrap_err(), Full::All);
         drop(first);
-        assert!(seats.take(a).is_some());
+        assert!(seats.take(a).is_ok());
         assert_eq!(
             seats.taken.lock().unwrap().each.len(),
             2,
             "an address without sessions is forgotten"
         );
+    }
+
+    #[test]
+    fn an_ipv6_64_has_the_seats_of_one_address() {
+        let seats = Arc::new(Seats::new(10, 2));
+        let take = |address: &str| seats.take(address.parse().unwrap());
+        let _seats = (take("2001:db8::1").unwrap(), take("2001:db8::2:0:0:1").unwrap());
+        assert_eq!(take("2001:db8:0:0:ffff::9").unwrap_err(), Full::Each);
+        take("2001:db8:0:1::1").unwrap();
     }
 }

@@ -59,7 +59,7 @@ level = "info"
         "7: listener.tls_profile: expected a string, found an integer; write tls_profile = \"modern\" or \"legacy\" or \"ancient\"",
         "10: listener.hide: \"VRFY\" is not an EHLO keyword that we offer; known are SIZE, PIPELINING, 8BITMIME, ENHANCEDSTATUSCODES, SMTPUTF8, STARTTLS, AUTH",
         "12: listener.allow: \"10.0.0.0/33\" is not a network; for example \"10.0.0.0/8\" or \"10.1.2.3\"",
-        "13: listener.\"two\\nlines\": unknown key; known here: address, name, tls, tls_profile, auth, line_endings, hide, auto_wait, starttls_fallback, auth_without_tls, accept_any_credentials, allow, mailbox, proxy_protocol_from, systemd",
+        "13: listener.\"two\\nlines\": unknown key; known here: address, name, tls, tls_profile, auth, line_endings, hide, auto_wait, starttls_fallback, auth_without_tls, accept_any_credentials, allow, open_relay, mailbox, proxy_protocol_from, systemd",
         "14: listener.address: missing; for example address = \"0.0.0.0:2525\"",
         "15: listener.auth: there are no logins that a device could use; name the logins in [auth] users_file, or write accept_any_credentials = true",
         "17: tls.private_key: missing; for example private_key = \"certs/relay.key\"",
@@ -96,9 +96,9 @@ fn what_this_version_does_not_do_is_refused_with_the_value_to_write() {
     let later = "not in this version yet";
     for (root, listener, mailbox, end, key, reason, hint) in [
         ("", "systemd = \"smtp\"", "", "", "listener.systemd", later, "address = "),
-        ("limits.messages_per_device = \"10/h\"", "", "", "", "limits.messages_per_device", later, "\"0/h\""),
-        ("limits.recipients_per_device = \"10/d\"", "", "", "", "limits.recipients_per_device", later, "\"0/d\""),
-        ("limits.recipients_per_device = \"0\"", "", "", "", "limits.recipients_per_device", "is not a count", "\"0/d\""),
+        ("limits.messages_per_device = 100", "", "", "", "limits.messages_per_device", "expected a count for each span", "\"100/h\""),
+        ("limits.recipients_per_device = \"10\"", "", "", "", "limits.recipients_per_device", "is not a count", "\"100/d\""),
+        ("limits.commands = 999", "", "", "", "limits.commands", "too few for a message to 500 recipients", "commands = 1000"),
         ("smarthost.tls_backend = \"openssl\"", "", "", "", "smarthost.tls_backend", "is not one of rustls, native", "\"native\""),
         ("smarthost.tls = \"none\"", "", "", "", "smarthost.tls", "for loopback addresses only", "\"starttls\""),
         ("smarthost.tls_min = \"1.1\"", "", "", "", "smarthost.tls_min", "nothing older than TLS 1.2", "\"1.2\""),
@@ -197,6 +197,44 @@ fn what_is_kept_and_who_is_told() {
         let problems = refused(&with("", "", "", end));
         assert_eq!(problems.len(), 1, "{problems:#?}");
         assert!(problems[0].contains(wanted), "{wanted} in {}", problems[0]);
+    }
+}
+
+/// No configuration opens the relay by mistake.
+#[test]
+#[rustfmt::skip] // a table, a row a line
+fn an_open_relay_has_a_name_of_its_own() {
+    let all = "allow = [\"0.0.0.0/0\"]";
+    let login = "auth = \"require\"\nallow = [\"0.0.0.0/1\", \"128.0.0.0/1\"]";
+    let users = "[auth]\nusers_file = \"users.txt\"";
+    let device = |lines: &str| format!("{users}\n[[device]]\n{lines}");
+    for (listener, end, wanted) in [
+        (all, "", "5: listener.allow: an open relay: everybody who reaches this port could send as your mailbox; list the networks"),
+        ("allow = [\"::/0\"]", "", "listener.allow: an open relay"),
+        ("allow = [\"2000::/3\"]", "", "listener.allow: an open relay"),
+        ("allow = [\"::ffff:0.0.0.0/96\"]", "", "listener.allow: an open relay"),
+        ("allow = [\"64:ff9b::/96\"]", "", "listener.allow: an open relay"),
+        ("allow = [\"0.0.0.0/1\", \"128.0.0.0/1\"]", "", "listener.allow: an open relay"),
+        ("allow = [\"16.0.0.0/6\"]", "", "listener.allow: an open relay"),
+        (&format!("auth = \"offer\"\n{all}"), users, "listener.allow: an open relay"),
+        (&format!("auth = \"require\"\naccept_any_credentials = true\n{all}"), users, "listener.allow: an open relay"),
+        (login, &device("address = \"0.0.0.0/0\"\nauth = \"none\""), "14: device.address: an open relay: without a login everybody who reaches the listener \"127.0.0.1:2525\""),
+        (login, &device("address = \"0.0.0.0/1\"\naccept_any_credentials = true"), "device.address: an open relay"),
+        (login, &device("address = \"20.0.0.0/8\"\nauth = \"offer\"\n[[device]]\naddress = \"31.0.0.0/9\"\nauth = \"none\""), "device.address: an open relay"),
+        ("proxy_protocol_from = [\"0.0.0.0/0\"]", "", "5: listener.proxy_protocol_from: whoever may send a PROXY header may claim any address"),
+    ] {
+        let problems = refused(&with("", listener, "", end));
+        let opened: Vec<_> = problems.iter().filter(|it| it.contains(wanted)).collect();
+        assert_eq!((opened.len(), problems.len()), (1, 1), "{wanted} in {problems:#?}");
+    }
+    for (listener, end) in [
+        (format!("{all}\nopen_relay = true"), String::new()),
+        (login.to_owned(), users.to_owned()),
+        (login.to_owned(), device("address = \"193.99.144.85\"\nauth = \"none\"")),
+        (login.to_owned(), device("address = \"0.0.0.0/0\"\ntls_profile = \"ancient\"")),
+        (format!("{login}\nopen_relay = true"), device("address = \"0.0.0.0/0\"\nauth = \"none\"")),
+    ] {
+        accepted(&with("", &listener, "", &end));
     }
 }
 

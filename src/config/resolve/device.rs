@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::{Device, DeviceMatch, Listener, raw::Table},
-    policy::{DeviceAuth, Patterns, canonical},
+    policy::{AccessList, DeviceAuth, Patterns, canonical},
 };
 
 pub(super) fn devices(
@@ -23,6 +23,7 @@ pub(super) fn devices(
         let device = device(&mut table, known);
         if let Some(device) = &device {
             without_effect(&table, device, &devices, log_in);
+            open_relay(&table, device, &devices, listeners);
         }
         table.finish();
         devices.extend(device);
@@ -90,6 +91,43 @@ fn shown(network: IpNet) -> String {
     match network.prefix_len() == network.max_prefix_len() {
         true => network.addr().to_string(),
         false => network.to_string(),
+    }
+}
+
+/// A listener that everybody reaches takes mail after a login only, and no device's own entry changes that for
+/// everybody, nor do several together.
+fn open_relay(table: &Table<'_>, device: &Device, earlier: &[Device], listeners: &[Listener]) {
+    let hint = "give the devices' own addresses, or let them log in";
+    for listener in listeners {
+        let Listener { profile, allow, .. } = listener;
+        if listener.open_relay || profile.takes_anybody() || !allow.is_open() {
+            continue;
+        }
+        let waived = |device: &Device| match device.who {
+            DeviceMatch::Network(network) if profile.with(&device.profile).takes_anybody() => {
+                Some(network)
+            }
+            _ => None,
+        };
+        let Some(own) = waived(device) else { continue };
+        let all: AccessList = earlier.iter().filter_map(waived).chain([own]).collect();
+        if all.is_open() {
+            let reason = format!(
+                "an open relay: without a login everybody who reaches the listener {:?} could send as your mailbox",
+                listener.name
+            );
+            let hint =
+                format!("{hint}. Who wants an open relay indeed writes open_relay = true there");
+            return table.problem("address", reason, hint);
+        }
+        let is_public = AccessList::from_iter([own]).admits_public();
+        if is_public && own.prefix_len() < own.max_prefix_len() {
+            let reason = format!(
+                "public addresses are in it, and need no login at the listener {:?}",
+                listener.name
+            );
+            return table.warning("address", reason, hint);
+        }
     }
 }
 

@@ -52,6 +52,7 @@ fn listener(
     let name = table.text("name", "lan");
     let profile = Profile::default().with(&profile::overrides(&mut table));
     let allow = table.list("allow", network);
+    let open_relay = table.flag("open_relay");
     let mailbox = known.named(&mut table);
     let balancers = table.list("proxy_protocol_from", network).unwrap_or_default();
     if table.take("systemd").is_some() {
@@ -94,6 +95,7 @@ fn listener(
         address: address.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
         profile,
         allow,
+        open_relay,
         proxy_protocol_from: balancers.into_iter().collect(),
         mailbox,
     };
@@ -133,11 +135,35 @@ fn contradictions(table: &Table<'_>, listener: &Listener, users_given: bool) {
             "few devices ask for what is not offered",
         );
     }
-    let open = listener.allow.networks().iter().any(|network| network.prefix_len() == 0);
-    if open && profile.takes_anybody() {
-        let hint =
-            "list the networks of your devices, or write auth = \"require\" with [auth] users_file";
-        table.warning("allow", "everybody who reaches this port can send as your mailbox", hint);
+    open_relay(table, listener);
+}
+
+/// Whether everybody could send. Nobody gets an open relay by mistake: it has a name of its own.
+fn open_relay(table: &Table<'_>, listener: &Listener) {
+    let Listener { allow, profile, proxy_protocol_from: balancers, .. } = listener;
+    let hint =
+        "list the networks of your devices, or write auth = \"require\" with [auth] users_file";
+    let is_open = allow.is_open();
+    if is_open && listener.open_relay {
+        let reason =
+            "THIS IS AN OPEN RELAY: everybody who reaches this port can send as your mailbox";
+        table.warning("open_relay", reason, format!("remove it, and {hint}"));
+    } else if is_open && profile.takes_anybody() {
+        let reason = "an open relay: everybody who reaches this port could send as your mailbox";
+        let hint = format!(
+            "{hint}; accept_any_credentials is no login. Who wants an open relay indeed writes open_relay = true"
+        );
+        table.problem("allow", reason, hint);
+    } else if allow.admits_public() && profile.takes_anybody() {
+        let reason = "public addresses are on it, and need no login to send as your mailbox";
+        table.warning("allow", reason, hint);
+    } else if listener.open_relay {
+        table.warning("open_relay", "allow is not open, so it changes nothing", "remove it");
+    }
+    if balancers.is_open() {
+        let reason =
+            "whoever may send a PROXY header may claim any address, and here that is everybody";
+        table.problem("proxy_protocol_from", reason, "list your balancers' own addresses");
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     spool::store::point,
     telemetry::{
         maillog::Disposition,
-        metrics::{DeviceFault, SessionOutcome},
+        metrics::{DeviceFault, Limit, SessionOutcome},
         transcript::Voice,
     },
 };
@@ -85,7 +85,8 @@ impl Driver {
 
     /// Asks the device for its data.
     pub(super) async fn begin_data(&mut self) -> Result<(), SessionOutcome> {
-        self.framed.codec_mut().start_data(self.profile.line_endings);
+        let line_endings = self.terms.line_endings().unwrap_or(self.profile.line_endings);
+        self.framed.codec_mut().start_data(line_endings);
         self.say(&Reply::new(354, None, "start mail input; end with <CRLF>.<CRLF>")).await
     }
 
@@ -111,6 +112,9 @@ impl Driver {
         if let Some(mut transaction) = self.transaction.take() {
             transaction.bytes = size;
             transaction.record(disposition, Some(&reply), mended);
+        }
+        if reply.code.is_positive() {
+            self.accepted();
         }
         point("reply-due");
         self.feed(&reply).await
@@ -218,6 +222,7 @@ impl Driver {
                 Progress::Stalled if upload.is_ok() => upload = Err(answer::stalled()),
                 Progress::Stalled => {}
                 Progress::Dead => {
+                    self.limited(Limit::Rate);
                     self.vanished();
                     self.farewell(&answer::timed_out()).await?;
                     return Err(SessionOutcome::TimedOut);

@@ -1,6 +1,6 @@
 //! From MAIL to the last RCPT.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::Driver;
 use crate::{
@@ -10,8 +10,11 @@ use crate::{
         param::MailParams,
         path::{ForwardPath, ReversePath},
     },
-    relay::transaction::{Origin, Transaction},
-    telemetry::metrics::SessionOutcome,
+    relay::{
+        answer,
+        transaction::{Origin, Transaction},
+    },
+    telemetry::metrics::{Limit, SessionOutcome},
 };
 
 impl Driver {
@@ -20,6 +23,26 @@ impl Driver {
         path: ReversePath,
         params: MailParams,
     ) -> Result<(), SessionOutcome> {
+        // Reports of what became of messages have no sender, and go from everywhere (RFC 5321 section 4.5.5).
+        if let Some(senders) = self.terms.senders()
+            && path != ReversePath::Null
+            && !senders.hold(path.as_str())
+        {
+            tracing::warn!(device = %self.device, from = path.as_str(), "sender not allowed");
+            return self.say(&answer::sender_not_allowed(&self.device)).await;
+        }
+        let used = match self.relay.quotas.message(&self.counted_as) {
+            Ok(used) => used,
+            Err(exceeded) => {
+                tracing::warn!(device = %self.device, quota = %exceeded.quota, "too many messages");
+                self.limited(Limit::MessagesPerDevice);
+                return self.say(&answer::messages_spent(&exceeded)).await;
+            }
+        };
+        if let Some(hello) = self.session.hello() {
+            let mut crowd = self.relay.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+            crowd.note(self.peer, &hello.name);
+        }
         self.count += 1;
         let envelope = Envelope { reverse_path: path.clone(), params, recipients: Vec::new() };
         let origin = Origin {
@@ -28,12 +51,14 @@ impl Driver {
             peer: self.peer,
             device: Arc::clone(&self.device),
             bound: self.bound.clone(),
+            terms: self.terms.clone(),
             tls: self.tls.clone(),
             transcript: self.transcript.clone(),
         };
         let id = format!("{}.{}", self.id, self.count);
         match Transaction::new(id, envelope, origin) {
-            Ok(transaction) => {
+            Ok(mut transaction) => {
+                transaction.used = Some(used);
                 self.transaction = Some(transaction);
                 let reply = self.session.mail_accepted(path, params);
                 self.say(&reply).await
@@ -56,9 +81,24 @@ impl Driver {
 
     pub(super) async fn rcpt(&mut self, path: ForwardPath) -> Result<(), SessionOutcome> {
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        if let Some(recipients) = self.terms.recipients()
+            && !recipients.hold(path.as_str())
+        {
+            tracing::warn!(device = %self.device, to = path.as_str(), "recipient not allowed");
+            return self.say(&answer::recipient_not_allowed(&self.device)).await;
+        }
+        if let Some(used) = &mut transaction.used
+            && let Err(exceeded) = used.recipient()
+        {
+            tracing::warn!(device = %self.device, quota = %exceeded.quota, "too many recipients");
+            self.limited(Limit::RecipientsPerDevice);
+            return self.say(&answer::recipients_spent(&exceeded)).await;
+        }
         let reply = transaction.rcpt(path.clone()).await;
         if reply.code.is_positive() {
             self.session.rcpt_accepted(path);
+        } else if let Some(used) = &mut transaction.used {
+            used.recipient_refused();
         }
         self.say(&reply).await
     }

@@ -24,7 +24,10 @@ use crate::{
     },
     smarthost::connection::{Lost, LostCause},
     spool::queue::QueueError,
-    telemetry::{maillog::Disposition, metrics::SessionOutcome},
+    telemetry::{
+        maillog::Disposition,
+        metrics::{Limit, SessionOutcome},
+    },
 };
 
 /// Octets after which a connection is asked for before the dot. Three connections a mailbox must not wait for slow
@@ -162,6 +165,7 @@ impl Driver {
                 Progress::Moving => {}
                 Progress::Stalled => incoming.take_back(),
                 Progress::Dead => {
+                    self.limited(Limit::Rate);
                     self.vanished();
                     self.farewell(&answer::timed_out()).await?;
                     return Err(SessionOutcome::TimedOut);

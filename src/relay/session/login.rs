@@ -1,40 +1,41 @@
 //! Who the device is: by its login, and for what its mail is bound to.
 
-use std::time::Duration;
-
 use super::Driver;
 use crate::{
-    auth::accounts::{Account, Accounts},
+    auth::accounts::Account,
     proto::{sasl::Credentials, session::Step},
-    relay::{Relay, devices::LoggedIn},
-    telemetry::metrics::SessionOutcome,
+    relay::{Relay, devices::LoggedIn, logins::Verdict},
+    telemetry::metrics::{Limit, SessionOutcome},
 };
-
-/// How long a refused login is kept waiting: guessing is slow.
-const REFUSED_LOGIN: Duration = Duration::from_secs(1);
 
 impl Driver {
     pub(super) async fn login(&mut self, credentials: Credentials) -> Result<(), SessionOutcome> {
-        let (accounts, given) = (self.relay.accounts.clone(), credentials.clone());
-        let any = self.profile.accept_any_credentials;
-        // Argon2 takes its time and memory: not the event loop's, and not for everybody at once.
-        let verifying = self.relay.logins.acquire().await;
-        let judged = tokio::task::spawn_blocking(move || {
-            if any { Some(Account::default()) } else { accept_login(&accounts, &given) }
-        });
-        let account = judged.await.ok().flatten();
-        drop(verifying);
-        let accepted = account.is_some();
-        if let Some(account) = account {
-            self.bind(Some((&credentials.user, account)));
-            self.relay.roster.logged_in(self.peer, &self.device);
+        let Relay { logins, delivery, .. } = &*self.relay;
+        let verdict = if self.profile.accept_any_credentials {
+            Verdict::Accepted(Account::default())
         } else {
-            let listener = &self.door.listener.name;
-            tracing::warn!(device = %self.peer, listener, user = credentials.user, "login refused");
-            tokio::time::sleep(REFUSED_LOGIN).await;
-        }
-        match self.session.login(credentials, accepted) {
+            logins.judge(self.peer, &credentials, delivery.device_patience).await
+        };
+        let (listener, user) = (&self.door.listener.name, &credentials.user);
+        let step = match verdict {
+            Verdict::Accepted(account) => {
+                self.bind(Some((user, account)));
+                self.relay.roster.logged_in(self.peer, &self.device);
+                self.session.login(credentials, true)
+            }
+            Verdict::Refused => {
+                tracing::warn!(device = %self.peer, listener, user, "login refused");
+                self.session.login(credentials, false)
+            }
+            Verdict::Later => {
+                tracing::warn!(device = %self.peer, listener, user, "login not judged: too many have failed");
+                self.limited(Limit::LoginWait);
+                self.session.login_later()
+            }
+        };
+        match step {
             Step::Close(reply) => {
+                self.limited(Limit::Errors);
                 self.farewell(&reply).await?;
                 Err(SessionOutcome::Faulty)
             }
@@ -43,7 +44,7 @@ impl Driver {
         }
     }
 
-    /// Finds out which mailbox the device's mail goes through. A login that names one that is not there any more
+    /// Finds out what the device is called, what counts for it, and which mailbox its mail goes through. A login that names one that is not there any more
     /// binds to none of its own.
     pub(super) fn bind(&mut self, login: Option<(&str, Account)>) {
         let Relay { mailboxes, devices, .. } = &*self.relay;
@@ -57,21 +58,15 @@ impl Driver {
             }
             mailboxes.find(named).map(|mailbox| mailbox.address())
         });
+        let proven = login.as_ref().and_then(|(_, account)| account.name.as_deref());
+        self.counted_as = devices.counted_as(self.peer, proven).into();
         let login = login.as_ref().map(|(user, _)| LoggedIn { user, mailbox });
-        if let (None, Some(device)) =
-            (devices.at(self.peer), login.and_then(|login| devices.logged_in(login.user)))
-        {
-            self.device = device.name.as_str().into();
-        }
+        self.terms = devices.terms(self.peer, login.map(|login| login.user));
+        self.device = match self.terms.name() {
+            Some(name) => name.into(),
+            None => self.peer.to_string().into(),
+        };
         let bound = devices.mailbox(self.peer, login, self.door.listener.mailbox.as_deref());
         self.bound = bound.and_then(|address| mailboxes.find(address)).cloned();
     }
-}
-
-/// A users file that went bad refuses everybody, and says so.
-fn accept_login(accounts: &Accounts, credentials: &Credentials) -> Option<Account> {
-    accounts.accept(credentials).unwrap_or_else(|error| {
-        tracing::error!(%error, "nobody can log in");
-        None
-    })
 }

@@ -12,10 +12,11 @@ use crate::{
     proto::first_octets::FirstOctets,
     relay::answer,
     telemetry::{
-        metrics::{DeviceFault, SessionOutcome},
+        metrics::{DeviceFault, Limit, SessionOutcome},
         transcript::Voice,
     },
     transport::{
+        handshakes::Place,
         peek::{Peeked, peek},
         server_tls::Accepted,
         stream::BoxIo,
@@ -29,7 +30,7 @@ impl Driver {
     /// What comes before the greeting.
     pub(super) async fn open(&mut self) -> Result<(), SessionOutcome> {
         match self.profile.tls {
-            ListenerTls::Implicit => self.secure().await?,
+            ListenerTls::Implicit => self.secure_at_once().await?,
             ListenerTls::Auto => self.wait_for_hello().await?,
             ListenerTls::None | ListenerTls::StartTls | ListenerTls::RequireStartTls => {}
         }
@@ -53,11 +54,22 @@ impl Driver {
             // No command begins with such an octet.
             FirstOctets::ClientHello | FirstOctets::Unclear => {
                 self.framed = framed(io, ServerCodec::new());
-                self.secure().await
+                self.secure_at_once().await
             }
             FirstOctets::Other => {
                 self.framed = framed(io, ServerCodec::new());
                 Err(self.early_talk().await)
+            }
+        }
+    }
+
+    /// A handshake on a connection that begins with one.
+    pub(super) async fn secure_at_once(&mut self) -> Result<(), SessionOutcome> {
+        match self.relay.handshakes.place(self.peer).await {
+            Some(place) => self.secure(place).await,
+            None => {
+                self.limited(Limit::Handshakes);
+                Err(SessionOutcome::Busy)
             }
         }
     }
@@ -90,7 +102,8 @@ impl Driver {
         self.failed("the device begins TLS where a command is expected", Finding::TlsAtOnce)
     }
 
-    pub(super) async fn secure(&mut self) -> Result<(), SessionOutcome> {
+    /// A handshake. It ends when somebody else needs its place more.
+    pub(super) async fn secure(&mut self, place: Place) -> Result<(), SessionOutcome> {
         self.flush().await?;
         let early = !self.framed.read_buffer().is_empty();
         let io = self.take_io();
@@ -105,7 +118,16 @@ impl Driver {
         let tls = self.door.tls.get(&profile).map(|tls| tls.borrow().clone());
         let Some(tls) = tls else { return Err(SessionOutcome::TlsFailed) };
         let implicit = self.profile.tls == ListenerTls::Implicit;
-        let Accepted { io, info, offered } = match timeout(HANDSHAKE, tls.accept(io)).await {
+        let accepted = tokio::select! {
+            biased;
+            accepted = timeout(HANDSHAKE, tls.accept(io)) => accepted,
+            () = place.given_up() => {
+                self.limited(Limit::Handshakes);
+                return Err(self.failed("too slow while others wait", Finding::Unfinished));
+            }
+        };
+        drop(place);
+        let Accepted { io, info, offered } = match accepted {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(fault)) if fault.silent => return Err(SessionOutcome::Closed),
             Ok(Err(fault)) => {
