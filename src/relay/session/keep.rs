@@ -165,7 +165,10 @@ impl Driver {
             let contended = self.is_waited_for();
             let is_over = incoming.lent.is_some_and(|since| since.elapsed() >= TURN);
             match pace.progress(contended) {
-                Progress::Moving if contended && is_over => incoming.take_back(),
+                // What cannot be kept has to go up while it comes.
+                Progress::Moving if contended && is_over && incoming.replay.is_some() => {
+                    incoming.take_back();
+                }
                 Progress::Moving => {}
                 Progress::Stalled => incoming.take_back(),
                 Progress::Dead => {
