@@ -7,6 +7,8 @@
 //! ```text
 //! cargo test --release --test hostile -- --ignored --nocapture
 //! ```
+//!
+//! With `UPLIFT_ATTACK=HalfHandshake`, or another of the ways in `attack`, all attack in that way.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]

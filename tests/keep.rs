@@ -14,6 +14,7 @@ use smtp_uplift::{
     sandbox::scenario::Scenario,
     spool::queue::{Filter, Hold, Queue as _, State, Summary},
 };
+use tokio::task::JoinSet;
 
 fn keep<'a>() -> Plan<'a> {
     Plan { delivery: KEEP, settled: false, ..Plan::default() }
@@ -249,4 +250,31 @@ async fn what_does_not_fit_into_memory_goes_through_a_file_that_is_gone_afterwar
     house.sandbox.refuse(false);
     until(&house, &[State::Done]).await;
     assert!(house.sandbox.deliveries()[1].data.ends_with(data.as_bytes()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_on_and_on_keeps_nobody_waiting_who_has_sent_all() {
+    let house = InMemory::build(keep()).await;
+    let mut senders = JoinSet::new();
+    for _ in 0..4 {
+        let mut device = house.device().await;
+        for line in ["MAIL FROM:<a@example.com>", "RCPT TO:<b@example.com>", "DATA"] {
+            device.say(line).await.unwrap();
+        }
+        // Twice as fast as a device has to be to keep its connection for longer.
+        senders.spawn(async move {
+            loop {
+                device.write("0123456789abcdef\r\n".repeat(3_500)).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(house.pool().connections().leased, 3, "they have all that there are");
+    for _ in 0..5 {
+        let (heard, took) = timed(house.send("a@example.com", &["office@example.com"])).await;
+        assert!(heard.starts_with("250 2.0.0 ok, id "), "{heard}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+    senders.shutdown().await;
 }

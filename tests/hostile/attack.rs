@@ -1,7 +1,7 @@
 //! The others.
 
 use std::{
-    io,
+    env, io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -81,8 +81,13 @@ impl Attack {
         let runtime = builder.worker_threads(1).enable_all().build().unwrap();
         let struck = Arc::new(Struck::default());
         let tls = Arc::new(DeviceTls::new(SslVersion::TLS1_2, None).unwrap());
+        // All in the same way, to find out which of them does the harm.
+        let only = env::var("UPLIFT_ATTACK").ok();
+        let named = |only: &String| WAYS.into_iter().find(|way| format!("{way:?}") == *only);
+        let only = only.map(|only| named(&only).unwrap_or(Way::Data));
         for number in 0..sessions {
             let way = if number % DATA == 0 { Way::Data } else { WAYS[number % WAYS.len()] };
+            let way = only.unwrap_or(way);
             let attacker =
                 Attacker { relay, number, way, struck: Arc::clone(&struck), tls: Arc::clone(&tls) };
             runtime.spawn(attacker.work());

@@ -39,6 +39,10 @@ const STALL: Duration = Duration::from_secs(1);
 /// Who has to be waited for so long has sent nothing that lies unread.
 const WAITED: Duration = Duration::from_millis(1);
 
+/// How long a device that still sends keeps a connection while somebody waits for one. Whoever has the whole of its
+/// message goes first: else a few who send on and on would have all connections, and all others their patience's end.
+const TURN: Duration = Duration::from_secs(2);
+
 /// The part of a device's patience that is kept for writing its message to disk.
 const COMMIT: Duration = Duration::from_secs(1);
 
@@ -47,6 +51,8 @@ struct Incoming {
     /// The data; `None` once they could not be kept.
     replay: Option<Replay>,
     upload: Upload,
+    /// Since when it has a connection, or had one.
+    lent: Option<Instant>,
     /// What the device hears at its dot, whatever becomes of the rest.
     refusal: Option<Reply>,
     finder: Finder,
@@ -74,6 +80,7 @@ impl Driver {
                 Arc::clone(&keeper.budget),
             )),
             upload: Upload::NotYet,
+            lent: None,
             refusal: None,
             finder: Finder::default(),
             letter: None,
@@ -131,6 +138,7 @@ impl Driver {
             let item = match item {
                 Ok(item) => item,
                 Err(opened) => {
+                    incoming.lent = Some(Instant::now());
                     incoming.upload = match opened {
                         Ok(opened) => Upload::Open(opened),
                         Err(outcome) => Upload::Over(Some(outcome)),
@@ -161,7 +169,13 @@ impl Driver {
                     return Err(outcome);
                 }
             }
-            match pace.progress(self.is_waited_for()) {
+            let contended = self.is_waited_for();
+            let is_over = incoming.lent.is_some_and(|since| since.elapsed() >= TURN);
+            match pace.progress(contended) {
+                // What cannot be kept has to go up while it comes.
+                Progress::Moving if contended && is_over && incoming.replay.is_some() => {
+                    incoming.take_back();
+                }
                 Progress::Moving => {}
                 Progress::Stalled => incoming.take_back(),
                 Progress::Dead => {
@@ -200,7 +214,12 @@ impl Driver {
                 let streamed = opened.stream(chunk, left).await;
                 incoming.went_up(began, streamed);
             }
-            Upload::NotYet if incoming.asks && size >= EARLY && incoming.letter.is_some() => {
+            Upload::NotYet
+                if incoming.asks
+                    && size >= EARLY
+                    && incoming.letter.is_some()
+                    && !self.is_waited_for() =>
+            {
                 self.ask(incoming);
             }
             Upload::NotYet | Upload::Opening(_) | Upload::Over(_) => {}

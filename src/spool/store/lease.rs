@@ -159,7 +159,9 @@ pub(super) fn set_aside(
             WHERE seq = ?1 RETURNING id, device, reverse_path, is_notice",
         )?
         .query_row(params![seq, state, due, hold, Time(now), reason], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            // What is wrong with the row may be wrong with these.
+            let text = |column| rows::lossy(row, column);
+            Ok((text(0)?, text(1)?, text(2)?, row.get(3)?))
         })?;
     if state == State::Failed {
         connection
