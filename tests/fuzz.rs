@@ -41,6 +41,11 @@ fn data() {
 }
 
 #[test]
+fn header() {
+    over_seeds("header", targets::header);
+}
+
+#[test]
 fn relay() {
     over_seeds("relay", targets::relay);
 }

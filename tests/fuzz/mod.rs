@@ -8,6 +8,7 @@
 mod command;
 mod config;
 mod data;
+mod header;
 mod relay;
 mod reply;
 mod session;
@@ -18,6 +19,7 @@ mod oracle;
 pub use command::command;
 pub use config::config;
 pub use data::data;
+pub use header::header;
 pub use relay::relay;
 pub use reply::reply;
 pub use session::session;
