@@ -115,7 +115,7 @@ fn check_says_every_problem_at_once() {
     fs::write(
         &file,
         "[[listener]]\nname = \"lan\"\naddress = \"0.0.0.0:2525\"\ntsl = \"none\"\n[[mailbox]]\naddress = \"a@b.example\"\n\
-         password = \"x\"\n[sender]\nrewrite = \"mailbox\"\n",
+         password = \"x\"\n[log]\naddresses = \"hash\"\n",
     )
     .unwrap();
     let _filters = filters(folder.path());
@@ -123,7 +123,7 @@ fn check_says_every_problem_at_once() {
     exit code 78
     --- stderr
     FOLDER/relay.toml:4: listener.tsl: unknown key; did you mean tls?
-    FOLDER/relay.toml:9: sender.rewrite: not in this version yet; write rewrite = "keep"
+    FOLDER/relay.toml:9: log.addresses: not in this version yet; write addresses = "full"
     warning: FOLDER/relay.toml:6: mailbox.address: a@b.example is a placeholder; write the address of the mailbox that sends
     warning: FOLDER/relay.toml:7: mailbox.password: the secret stands in the configuration itself; write password = { file = "/run/secrets/name" }, { env = "NAME" } or { credential = "name" }
     warning: FOLDER/relay.toml:7: mailbox.password: Exchange Online switches passwords off by default at the end of December 2026; log in with [mailbox.oauth]: docs/howto/oauth.md

@@ -41,6 +41,11 @@ fn data() {
 }
 
 #[test]
+fn header() {
+    over_seeds("header", targets::header);
+}
+
+#[test]
 fn operations() {
     over_seeds("operations", targets::operations);
 }

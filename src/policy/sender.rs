@@ -189,11 +189,11 @@ impl Rule {
                 true
             }
             Name::Text(text) => quote(text, out),
-            Name::None => {
-                let original = original.unwrap_or(received.as_str());
-                !original.eq_ignore_ascii_case(&address) && quote(original.as_bytes(), out)
-            }
+            Name::None => false,
         };
+        let original = original.unwrap_or(received.as_str());
+        let is_named =
+            is_named || !original.eq_ignore_ascii_case(&address) && quote(original.as_bytes(), out);
         if is_named {
             let line = out[begin..].iter().rev().take_while(|octet| **octet != b'\n').count();
             let fold: &[u8] = if line + address.len() + 3 > LINE { b"\r\n " } else { b" " };

@@ -365,7 +365,7 @@ mod tests {
             (" two words@b\r\n", &["text two words@b|"]),
             (" a@b c@d\r\n", &["text a@b c@d|"]),
             (" a@b; c@d\r\n", &["|a@b grouped", "|c@d grouped"]),
-            (" [, <a@b>\r\n", &["text [,|"]),
+            (" [, <a@b>\r\n", &["text [, <a@b>|"]),
             (" <a@b,c@d>\r\n", &["text <a@b,c@d>|"]),
         ];
         for (value, expected) in table {

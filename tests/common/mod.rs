@@ -159,6 +159,8 @@ pub fn configuration(plan: &Plan<'_>, port: u16, certificate: &[u8], folder: &Pa
     // Tests send more than 28 messages a minute, but for those that are about it.
     let said = mailbox.contains("messages_per_minute");
     let limits = if said { "" } else { "messages_per_minute = 0" };
+    // Most tests compare what arrives with what was sent, whoever it is from.
+    let sender = if more.contains("[sender]") { "" } else { "[sender]\nrewrite = \"keep\"" };
     format!(
         r#"
 hostname = "relay.example"
@@ -178,6 +180,7 @@ address = "{MAILBOX}"
 {mailbox}
 [delivery]
 {delivery}
+{sender}
 [admin]
 address = "{admin}"
 {more}

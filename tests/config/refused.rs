@@ -103,7 +103,7 @@ fn what_this_version_does_not_do_is_refused_with_the_value_to_write() {
         ("smarthost.tls = \"none\"", "", "", "", "smarthost.tls", "for loopback addresses only", "\"starttls\""),
         ("smarthost.tls_min = \"1.1\"", "", "", "", "smarthost.tls_min", "nothing older than TLS 1.2", "\"1.2\""),
         ("smarthost.tls_min = 1.2", "", "", "", "smarthost.tls_min", "expected a string, found a number with a point", "\"1.2\""),
-        ("sender.rewrite = \"mailbox\"", "", "", "", "sender.rewrite", later, "rewrite = \"keep\""),
+        ("sender.rewrite = \"drop\"", "", "", "", "sender.rewrite", "is not one of mailbox, keep", "\"mailbox\" or \"keep\""),
         ("log.addresses = \"hash\"", "", "", "", "log.addresses", later, "\"full\""),
         ("admin.token = 7", "", "", "", "admin.token", "expected a source of a secret, found an integer", "file = "),
     ] {

@@ -8,6 +8,7 @@
 mod command;
 mod config;
 mod data;
+mod header;
 mod operations;
 mod proxy;
 mod relay;
@@ -21,6 +22,7 @@ mod oracle;
 pub use command::command;
 pub use config::config;
 pub use data::data;
+pub use header::header;
 pub use operations::operations;
 pub use proxy::proxy;
 pub use relay::relay;

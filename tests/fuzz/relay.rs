@@ -37,7 +37,7 @@ use super::{oracle::oracle, well_formed};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// * A device hears that a message was taken if the smarthost has said 250 to its dot, and only then.
-/// * What arrives is what a naive reader finds in the device's octets, behind a Received field.
+/// * What arrives is what a naive reader finds in the device's octets, behind fields of ours.
 /// * The smarthost hears commands in their strict form, one by one unless it offers PIPELINING, and no octet of
 ///   mail data as one.
 /// * Each line of the device has one answer in form, until the session is closed; behind a DATA that is refused
@@ -51,7 +51,24 @@ pub fn relay(input: &[u8]) {
     let replies = house.runtime.block_on(house.converse(&said));
     let script = std::mem::take(&mut *house.script.lock().unwrap());
     assert!(script.complaints.is_empty(), "{:#?}", script.complaints);
-    assert_eq!(taken(&said, &replies), script.delivered);
+    let taken = taken(&said, &replies);
+    assert_eq!(taken.len(), script.delivered.len());
+    for (sent, arrived) in taken.iter().zip(&script.delivered) {
+        let front = arrived.strip_suffix(&sent[..]).expect("the data themselves are untouched");
+        assert!(is_ours(front), "{:?}", String::from_utf8_lossy(front));
+    }
+}
+
+/// Date and Message-ID, and a blank line where the data have no header section.
+fn is_ours(mut front: &[u8]) -> bool {
+    for name in [&b"Date: "[..], b"Message-ID: <", b"\r\n"] {
+        if front.starts_with(name)
+            && let Some(end) = front.iter().position(|octet| *octet == b'\n')
+        {
+            front = &front[end + 1..];
+        }
+    }
+    front.is_empty()
 }
 
 /// One for all inputs: the start of a relay is not what is looked at.
@@ -98,6 +115,8 @@ impl House {
             auth = "none"
             [delivery]
             mode = "stream"
+            [sender]
+            rewrite = "keep"
             [admin]
             address = ""
             "#,

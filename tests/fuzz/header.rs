@@ -1,0 +1,98 @@
+//! Header sections, and what becomes of their senders.
+
+use bytes::Bytes;
+use smtp_uplift::{
+    policy::{
+        Patterns,
+        sender::{Rewrite, Rule},
+    },
+    proto::{
+        header::{Gathered, Gatherer, LONGEST, Section, fields},
+        limits::LineEndings,
+        mailbox_list::entries,
+        path::{Address, ReversePath},
+    },
+};
+
+use super::{oracle::oracle, splits};
+
+/// * Any split gives the same section, and nothing of the data is lost.
+/// * Fields cover the section without gaps, and every address in them is one.
+/// * With `keep` the section goes up as it is.
+/// * With `mailbox` there is one From field then, of addresses that may be used, at most one Sender, and every other
+///   field as it was; a second edit changes nothing.
+/// * Where there is no header section a blank line ends ours.
+pub fn header(input: &[u8]) {
+    // As the codec hands it over.
+    let wire = [input, b"\r\n.\r\n"].concat();
+    let data = oracle(&wire, LineEndings::Normalise).output;
+    let gathered = splits(&data).map(|chunks| gather(&chunks));
+    assert_eq!(gathered[0], gathered[1]);
+    assert_eq!(gathered[0], gathered[2]);
+    let [Some(section), ..] = gathered else { return };
+    assert!(section.fields.len() <= LONGEST && data.starts_with(&section.fields));
+    let mut at = 0;
+    for field in section.fields() {
+        assert!(field.place.start == at && field.place.end > at);
+        at = field.place.end;
+        let is_one = |address: &str| Address::is(address);
+        assert!(entries(field.value).all(|entry| entry.address.is_none_or(|it| is_one(&it))));
+    }
+    assert_eq!(at, section.fields.len());
+    let blank: &[u8] = if section.is_missing { b"\r\n" } else { b"" };
+    let keep = Rule::keep("scanner@example.com").front(&ReversePath::Null, b"A: b\r\n", &section);
+    assert_eq!(keep, [b"A: b\r\n", &section.fields[..], blank].concat());
+    rewritten(&section, blank);
+}
+
+fn gather(chunks: &[&[u8]]) -> Option<Section> {
+    let (mut gatherer, mut gathered, mut all) = (Gatherer::default(), None, Vec::new());
+    for chunk in chunks {
+        match gathered {
+            None => gathered = gatherer.push(Bytes::copy_from_slice(chunk)),
+            Some(_) => all.extend_from_slice(chunk),
+        }
+    }
+    match gathered.unwrap_or_else(|| gatherer.end()) {
+        Gathered::TooLong => None,
+        Gathered::Whole(section, rest) => {
+            assert_eq!([&section.fields[..], &rest, &all].concat(), chunks.concat());
+            Some(section)
+        }
+    }
+}
+
+fn rewritten(section: &Section, blank: &[u8]) {
+    let rule = Rule {
+        rewrite: Rewrite::Mailbox,
+        mailbox: "scanner@example.com".to_owned(),
+        send_as: Patterns::new(vec!["*@b".to_owned()]),
+        senders: None,
+    };
+    let from = ReversePath::Address(Address::parse("copier@printer.lan").unwrap());
+    let front = rule.front(&from, b"A: b\r\n", section);
+    let edited = front.strip_suffix(blank).expect("a blank line");
+    let edited = edited.strip_prefix(b"A: b\r\n").expect("fields of ours first");
+    let (mut authors, mut senders) = (0, 0);
+    for field in fields(edited) {
+        authors += usize::from(field.is("From"));
+        senders += usize::from(field.is("Sender"));
+        if field.is("From") || field.is("Sender") {
+            let may = |address: &str| rule.allows(address);
+            assert!(entries(field.value).all(|entry| entry.address.is_some_and(|it| may(&it))));
+            assert!(entries(field.value).next().is_some());
+        }
+    }
+    assert!(authors == 1 && senders <= 1, "{authors} From, {senders} Sender");
+    let others = |octets: &[u8]| -> Vec<u8> {
+        let is_other = |name: &[u8]| {
+            let named = [&b"from"[..], b"sender", b"reply-to"];
+            !named.iter().any(|one| name.eq_ignore_ascii_case(one))
+        };
+        let others = fields(octets).filter(|field| is_other(field.name));
+        others.flat_map(|field| octets[field.place].to_vec()).collect()
+    };
+    assert_eq!(others(edited), others(&section.fields));
+    let again = Section { fields: Bytes::copy_from_slice(edited), is_missing: false };
+    assert_eq!(rule.front(&from, b"", &again), edited);
+}
