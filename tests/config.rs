@@ -611,7 +611,7 @@ fn warnings() {
         (with("", "allow = [\"0.0.0.0/0\"]\nopen_relay = true", "", ""), 6, "listener.open_relay", "THIS IS AN OPEN RELAY: everybody who reaches this port can send as your mailbox"),
         (with("", "open_relay = true", "", ""), 5, "listener.open_relay", "allow is not open, so it changes nothing"),
         (with("", "auth = \"require\"", "", "[auth]\nusers_file = \"ca.pem\""), 11, "auth.users_file", "it has no login yet, so no device can send where auth = \"require\""),
-        (with("", "auth = \"require\"\nallow = [\"::/0\"]", "", "[auth]\nusers_file = \"users.txt\"\n[[device]]\naddress = \"2001:678::/48\"\nauth = \"none\""), 13, "device.address", "public addresses are in it, and need no login at the listener \"127.0.0.1:2525\""),
+        (with("", "auth = \"require\"\nallow = [\"::/0\"]", "", "[auth]\nusers_file = \"users.txt\"\n[[device]]\naddress = \"2001:678::/48\"\nauth = \"none\""), 14, "device.address", "public addresses are in it, and need no login at the listener \"127.0.0.1:2525\""),
     ] {
         let loaded = accepted(&text);
         let warnings = odd(&loaded);
