@@ -311,7 +311,7 @@ fn is_deliverable(address: &str) -> bool {
     !domain.starts_with('[')
         && domain.contains('.')
         && domain.split('.').all(|label| !label.is_empty())
-        && !HOUSE.iter().any(|house| domain.eq_ignore_ascii_case(house) || is_below(&house))
+        && !HOUSE.iter().any(|house| domain.eq_ignore_ascii_case(house) || is_below(house))
 }
 
 #[cfg(test)]
