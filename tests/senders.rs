@@ -311,3 +311,20 @@ async fn a_device_that_trickles_its_header_section_loses_its_connection() {
     assert!(heard.unwrap().to_string().starts_with("451 4.4.2 too slow"));
     assert_eq!(house.sandbox.deliveries().len(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_no_memory_is_left_to_edit_a_long_section_in_the_spool_takes_the_message() {
+    let delivery =
+        "mode = \"stream-then-spool\"\nreplay_memory = \"0B\"\nreplay_memory_total = \"0B\"";
+    let house = InMemory::build(plan(delivery, REWRITE)).await;
+    for (octets, answer) in [(1_000, "ok"), (30_000, "queued")] {
+        let line = format!("X-Long: {}\r\n", "x".repeat(900)).repeat(octets / 900);
+        let message = format!("From: <boss@example.com>\r\n{line}\r\nbody\r\n");
+        let heard = send(&house, "boss@example.com", message.as_bytes()).await;
+        assert!(heard.starts_with("250 2.0.0 "), "{heard}");
+        assert_eq!(heard.contains("queued"), answer == "queued", "{heard}");
+    }
+    let (_, head, body) = arrives(&house.sandbox, 2).await;
+    assert!(head.contains("From: \"boss@example.com\" <scanner@example.com>\r\n"), "{head}");
+    assert_eq!(body, b"body\r\n");
+}

@@ -49,6 +49,19 @@ pub struct Budget {
     kept: Mutex<Vec<BytesMut>>,
 }
 
+/// Octets of the budget; given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    budget: Arc<Budget>,
+    octets: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.budget.release(self.octets);
+    }
+}
+
 /// The mail data of one transaction, in wire form.
 pub struct Replay {
     memory: Vec<Bytes>,
@@ -188,6 +201,12 @@ impl Replay {
             }
         }
         Ok(replay)
+    }
+
+    /// Memory for something else that the message needs; `None` if all messages together have no more.
+    pub fn room(&self, octets: u64) -> Option<Room> {
+        let budget = &self.budget;
+        budget.reserve(octets).then(|| Room { budget: Arc::clone(budget), octets })
     }
 
     /// Octets so far.

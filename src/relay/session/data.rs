@@ -195,9 +195,6 @@ impl Driver {
                             }
                         }
                     }
-                    if upload.is_err() {
-                        header = None;
-                    }
                 }
                 Ok(ServerItem::DataFault(fault)) => {
                     self.fault(device_fault(fault));
@@ -228,6 +225,8 @@ impl Driver {
                     return Err(SessionOutcome::TimedOut);
                 }
             }
+            // Nobody needs it any more.
+            header = header.filter(|_| upload.is_ok());
         }
     }
 

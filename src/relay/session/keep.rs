@@ -20,7 +20,7 @@ use crate::{
         attempt::{self, Letter, Manner, Outcome},
         keeper::Keeper,
         pace::{self, Pace, Progress},
-        replay::{LARGE, Replay},
+        replay::{LARGE, Replay, Room},
     },
     smarthost::connection::{Lost, LostCause},
     spool::queue::QueueError,
@@ -43,6 +43,9 @@ const WAITED: Duration = Duration::from_millis(1);
 /// message goes first: else a few who send on and on would have all connections, and all others their patience's end.
 const TURN: Duration = Duration::from_secs(2);
 
+/// Octets for a header section that every session may have: most are smaller.
+const USUAL: u64 = 16 * 1024;
+
 /// The part of a device's patience that is kept for writing its message to disk.
 const COMMIT: Duration = Duration::from_secs(1);
 
@@ -60,6 +63,8 @@ struct Incoming {
     letter: Option<Letter>,
     /// Whether the smarthost is asked at all before the spool is.
     asks: bool,
+    /// The memory that its header section takes while it goes up.
+    room: Option<Room>,
     /// How long the smarthost has stalled since the device was last waited for. The device's dot may have lain
     /// there unread for as long.
     stalled: Duration,
@@ -85,6 +90,7 @@ impl Driver {
             finder: Finder::default(),
             letter: None,
             asks,
+            room: None,
             stalled: Duration::ZERO,
         };
         self.begin_data().await?;
@@ -97,7 +103,7 @@ impl Driver {
         let patience = patience - COMMIT.min(patience / 10);
         let deadline = Instant::now() + patience.saturating_sub(incoming.stalled);
         let mended = self.data_ended(&ended);
-        let Incoming { replay, upload, refusal, letter, .. } = incoming;
+        let Incoming { replay, upload, refusal, letter, asks, room: _room, .. } = incoming;
         let (disposition, reply) = match (refusal, letter.zip(self.transaction.as_mut())) {
             (Some(reply), _) => (Disposition::Refused, reply),
             (None, None) => (Disposition::Refused, answer::no_answer()),
@@ -227,7 +233,8 @@ impl Driver {
         incoming.refuse_if_nowhere();
     }
 
-    /// The header section is there: how the message goes up is decided.
+    /// The header section is there: how the message goes up is decided. Where there is no memory to edit it in, the
+    /// spool takes the message.
     async fn address(&mut self, incoming: &mut Incoming) {
         let Some(replay) = &mut incoming.replay else { return };
         let section = match replay.section().await {
@@ -245,6 +252,12 @@ impl Driver {
         match (head, &mut self.transaction) {
             (Err(reply), _) => incoming.refuse(reply),
             (Ok(head), Some(transaction)) => {
+                // As it came, and as it goes up.
+                let octets = section.as_ref().map_or(0, |section| 2 * section.fields.len() as u64);
+                let octets = Some(octets).filter(|octets| *octets > USUAL).unwrap_or(0);
+                incoming.room = replay.room(octets).filter(|_| incoming.asks);
+                incoming.asks = incoming.room.is_some();
+                let section = section.filter(|_| incoming.asks);
                 let (envelope, rule) = (transaction.envelope.clone(), transaction.rule());
                 incoming.letter = Some(Letter::new(envelope, head, section, &rule));
             }
