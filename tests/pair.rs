@@ -20,6 +20,7 @@ fn session() -> Session {
         starttls: Offer::Required,
         auth: Offer::Required,
         auth_without_tls: false,
+        any_sender: false,
         hide: vec![],
     };
     Session::new(features, false)

@@ -277,7 +277,7 @@ async fn what_goes_in_circles_is_refused_and_not_kept() {
     for delivery in MODES {
         let house = InMemory::build(plan(delivery, REWRITE)).await;
         for (trace, reason) in [
-            (ours.to_owned(), "a loop: relay.example had this message before; end the forwarding"),
+            (ours.to_owned(), "a loop: this relay had this message before; end the forwarding"),
             (
                 hop.repeat(101),
                 "a loop: the message has passed more than 100 servers; end the forwarding",

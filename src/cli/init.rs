@@ -109,7 +109,7 @@ fn tell(args: &Args, hostname: &str, until: i64) {
         ),
         format!(
             "Enter {hostname} as SMTP server at a device: port 2525 for STARTTLS or no encryption,\n     \
-             port 4465 for SSL. Its sender is the mailbox's address."
+             port 4465 for SSL. It may send as whoever it likes: mail goes up from the mailbox."
         ),
     ];
     for (index, step) in steps.iter().enumerate() {

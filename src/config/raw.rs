@@ -141,7 +141,8 @@ impl<'a> Table<'a> {
                 }
             }
         }
-        Some(items)
+        // With a problem among them they are not what was meant: an empty rest would be another problem.
+        (items.len() == array.len()).then_some(items)
     }
 
     /// A section, `None` if it is not there.

@@ -20,10 +20,12 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// What to write, if anything would be better.
-    pub fn advice(&self, address: IpAddr) -> Option<String> {
-        let entry =
-            |setting: &str| format!("write [[device]] with address = \"{address}\" and {setting}");
+    /// What to write, if anything would be better; `entry` is the device's name, if it has an entry.
+    pub fn advice(&self, address: IpAddr, entry: Option<&str>) -> Option<String> {
+        let entry = |setting: &str| match entry {
+            Some(name) => format!("add {setting} to the [[device]] called {name:?}"),
+            None => format!("write [[device]] with address = \"{address}\" and {setting}"),
+        };
         let without_starttls = entry("hide = [\"STARTTLS\"]");
         Some(match self {
             Self::Secured(offer, profile) => {
@@ -128,7 +130,7 @@ mod tests {
             ),
             (Finding::NoTls, Some("does not begin TLS")),
         ] {
-            let said = finding.advice(address);
+            let said = finding.advice(address, None);
             let expected =
                 said.as_deref().zip(advice).is_some_and(|(said, advice)| said.starts_with(advice));
             assert!(expected || said.as_deref() == advice, "{finding:?}: {said:?}");

@@ -64,6 +64,18 @@ pub enum CommandFault {
 impl Command {
     /// Reads a line without its line end.
     pub fn parse(line: &[u8]) -> Result<Self, CommandFault> {
+        Self::read(line, path::reverse_path)
+    }
+
+    /// The same where the sender that MAIL names is not going to be used, so that it may be anything.
+    pub fn parse_any_sender(line: &[u8]) -> Result<Self, CommandFault> {
+        Self::read(line, path::any_reverse_path)
+    }
+
+    fn read(
+        line: &[u8],
+        reverse_path: fn(&str) -> Result<ReversePath, PathFault>,
+    ) -> Result<Self, CommandFault> {
         let is_auth = line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "));
         if line.len() > limits::COMMAND_LINE && !is_auth {
             return Err(CommandFault::TooLong);
@@ -80,7 +92,7 @@ impl Command {
             "AUTH" => auth(argument),
             "MAIL" => {
                 let (path, rest) = path::split(argument_behind("FROM", argument)?)?;
-                Ok(Self::Mail(path::reverse_path(path)?, MailParams::parse(rest)))
+                Ok(Self::Mail(reverse_path(path)?, MailParams::parse(rest)))
             }
             "RCPT" => {
                 let (path, _) = path::split(argument_behind("TO", argument)?)?;
@@ -251,6 +263,29 @@ mod tests {
         }
         let many = format!("MAIL FROM:<a@b>{}", format!(" {}", "x".repeat(99)).repeat(10));
         assert_eq!(Command::ignored(many.as_bytes()), vec!["x".repeat(20); 8]);
+    }
+
+    #[test]
+    fn a_sender_that_is_not_used_may_be_anything() {
+        for (line, strict) in [
+            ("MAIL FROM:<copier>", "MAIL FROM:<copier@localhost>\r\n"),
+            ("MAIL FROM: copier SIZE=10", "MAIL FROM:<copier@localhost> SIZE=10\r\n"),
+            ("MAIL FROM:<copier@>", "MAIL FROM:<copier@localhost>\r\n"),
+            ("MAIL FROM:<@printer>", "MAIL FROM:<unknown@localhost>\r\n"),
+            ("MAIL FROM:<copier 3@b.example>", "MAIL FROM:<copier_3@localhost>\r\n"),
+            ("MAIL FROM:<b\u{fc}ro>", "MAIL FROM:<b_ro@localhost>\r\n"),
+            ("MAIL FROM:<a@b.example>", "MAIL FROM:<a@b.example>\r\n"),
+            ("MAIL FROM:<>", "MAIL FROM:<>\r\n"),
+        ] {
+            let command = Command::parse_any_sender(line.as_bytes()).unwrap();
+            assert_eq!(encoded(&command), strict, "{line}");
+        }
+        for bad in ["MAIL FROM:", "MAIL FROM:<copier", "RCPT TO:<copier>"] {
+            assert!(Command::parse_any_sender(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let long = format!("MAIL FROM:<{}@b>", "x".repeat(300));
+        let fault = Command::parse_any_sender(long.as_bytes());
+        assert_eq!(fault, Err(CommandFault::Path(PathFault::TooLong)));
     }
 
     #[test]

@@ -155,6 +155,22 @@ pub(super) fn reverse_path(path: &str) -> Result<ReversePath, PathFault> {
     Address::parse(path).map(ReversePath::Address)
 }
 
+/// Reads the path of a MAIL command whose address is not going to be used: what is none becomes one that mail gets
+/// nowhere by, with as much of it as may stand there (devices.md row 24).
+pub(super) fn any_reverse_path(path: &str) -> Result<ReversePath, PathFault> {
+    match reverse_path(path) {
+        Err(PathFault::NoDomain | PathFault::Characters) => {
+            let local = path.split('@').next().unwrap_or_default();
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._+".contains(c);
+            let local: String =
+                local.chars().take(64).map(|c| if is_plain(c) { c } else { '_' }).collect();
+            let local = if local.is_empty() { "unknown" } else { &local };
+            Address::parse(&format!("{local}@localhost")).map(ReversePath::Address)
+        }
+        read => read,
+    }
+}
+
 /// Reads the path of a RCPT command.
 pub(super) fn forward_path(path: &str) -> Result<ForwardPath, PathFault> {
     if path.is_empty() {

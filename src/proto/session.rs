@@ -47,6 +47,8 @@ pub struct Features {
     pub auth: Offer,
     /// Whether AUTH is offered in plaintext too.
     pub auth_without_tls: bool,
+    /// Whether MAIL may name a sender that is no address, since another one is used.
+    pub any_sender: bool,
     /// EHLO keywords that are not shown.
     pub hide: Vec<String>,
 }
@@ -172,7 +174,11 @@ impl Session {
             }
             state => {
                 self.state = state;
-                let step = match Command::parse(line) {
+                let read = match self.features.any_sender {
+                    true => Command::parse_any_sender(line),
+                    false => Command::parse(line),
+                };
+                let step = match read {
                     Ok(command) => self.command(command),
                     Err(fault) => self.fault(fault),
                 };
@@ -481,6 +487,7 @@ mod tests {
             starttls: Offer::Yes,
             auth: Offer::No,
             auth_without_tls: false,
+            any_sender: false,
             hide: vec![],
         }
     }

@@ -195,9 +195,9 @@ pub fn header_too_long() -> Reply {
 }
 
 /// The message goes in circles.
-pub fn circle(circle: Circle, hostname: &str) -> Reply {
+pub fn circle(circle: Circle) -> Reply {
     let why = match circle {
-        Circle::Own => format!("a loop: {hostname} had this message before"),
+        Circle::Own => "a loop: this relay had this message before".to_owned(),
         Circle::Long => "a loop: the message has passed more than 100 servers".to_owned(),
     };
     let what = "end the forwarding that sends it here again (see its Received fields)";
@@ -214,20 +214,23 @@ pub fn not_allowed() -> Reply {
 }
 
 /// The device may not send as this sender.
-pub fn sender_not_allowed(device: &str) -> Reply {
-    not_permitted(device, "may not send as this sender", "senders")
+pub fn sender_not_allowed(device: &str, sender: &str) -> Reply {
+    not_permitted(device, &format!("may not send as {}", visible(sender)), "senders")
 }
 
 /// The device may not send there.
-pub fn recipient_not_allowed(device: &str) -> Reply {
-    not_permitted(device, "may not send to this recipient", "recipients")
+pub fn recipient_not_allowed(device: &str, recipient: &str) -> Reply {
+    not_permitted(device, &format!("may not send to {}", visible(recipient)), "recipients")
 }
 
 fn not_permitted(device: &str, what: &str, key: &str) -> Reply {
-    let device: String =
-        device.chars().take(64).map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
     let next = format!("whoever runs the relay can add it to {key} of [[device]]");
-    Reply::new(550, Enhanced(5, 7, 1), format!("{device} {what}; {next}"))
+    Reply::new(550, Enhanced(5, 7, 1), format!("{} {what}; {next}", visible(device)))
+}
+
+/// As much of a name as a reply has room for.
+fn visible(name: &str) -> String {
+    name.chars().take(64).map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect()
 }
 
 /// The device has sent its messages.
@@ -243,8 +246,9 @@ pub fn recipients_spent(exceeded: &Exceeded) -> Reply {
 fn spent(Exceeded { quota, left }: &Exceeded, what: &str) -> String {
     let left = Duration::from_secs(left.as_secs() + 1);
     format!(
-        "this device has used its {} {what} of a {}; try again in {}",
+        "this device has used its {} {what} of {} {}; try again in {}",
         quota.count,
+        if quota.span == crate::policy::Span::Hour { "an" } else { "a" },
         quota.span.as_str(),
         humantime::format_duration(left)
     )

@@ -151,7 +151,8 @@ impl Mailbox {
 
     /// Why it cannot send at all until somebody has acted, in words.
     pub fn trouble(&self) -> Option<String> {
-        if let Some((hold, stopped)) = self.stops().wide() {
+        // Where its own address may not send, hardly anything else may.
+        if let Some((hold, stopped)) = self.stops().bars(self.address()) {
             return Some(format!("{} stopped: {}", hold.name(), stopped.reason));
         }
         self.pool.trouble()
@@ -168,7 +169,7 @@ impl Mailbox {
         match self.pool.state() {
             breaker::State::Refused => breaker::State::Refused.as_str(),
             _ if self.pool.trouble().is_some() => "no-login",
-            _ if self.stops().wide().is_some() => "stopped",
+            _ if self.stops().bars(self.address()).is_some() => "stopped",
             _ if self.away().until.is_some() => "smarthost-away",
             state => state.as_str(),
         }

@@ -200,8 +200,10 @@ impl Roster {
 
 impl Known {
     fn shown(self, address: IpAddr) -> Device {
+        // Without an entry its address is its name.
+        let entry = Some(&*self.name).filter(|name| *name != address.to_string());
         let mut advice: Vec<_> =
-            self.finding.and_then(|finding| finding.advice(address)).into_iter().collect();
+            self.finding.and_then(|finding| finding.advice(address, entry)).into_iter().collect();
         if self.withheld {
             advice.push(format!(
                 "STARTTLS is not offered to it for a while after a failed handshake; for good: [[device]] with \

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     codec::server::{ServerCodec, ServerItem},
-    policy::{DeviceAuth, ListenerTls, Profile},
+    policy::{DeviceAuth, ListenerTls, Profile, sender::Rewrite},
     proto::{
         reply::{Enhanced, Reply},
         session::{Features, Offer, Session, Step},
@@ -36,6 +36,8 @@ use crate::{
 const BUFFER: usize = 1024;
 /// Replies that are written at once at the latest.
 const FLUSH_AT: usize = 8 * 1024;
+/// Refusals of one session that the log tells of.
+const TOLD: u32 = 20;
 /// How long a device may refuse to take a reply.
 const WRITE: Duration = Duration::from_secs(60);
 /// A session that hands in no message ends after so many idle time-outs, whatever it says meanwhile.
@@ -64,6 +66,7 @@ pub async fn serve(
         count: 0,
         commands: 0,
         quiet: Instant::now(),
+        refusals: 0,
         wary: false,
         device: peer.to_string().into(),
         counted_as: Arc::default(),
@@ -119,6 +122,8 @@ struct Driver {
     commands: usize,
     /// When the last message was handed in, or the session began.
     quiet: Instant,
+    /// What was refused so far.
+    refusals: u32,
     /// DATA was refused just now: whatever is no command may be mail data.
     wary: bool,
     /// How the device is served.
@@ -196,6 +201,10 @@ impl Driver {
                     self.fault(DeviceFault::EarlyTalk);
                     self.farewell(&reply).await?;
                     return Err(SessionOutcome::Faulty);
+                }
+                // Rubbish is no wish that was refused (devices.md row 18).
+                if reply.code.get() > 400 && reply.code.get() != 500 {
+                    self.tell("refused", &reply);
                 }
                 self.say(&reply).await?;
             }
@@ -298,6 +307,15 @@ impl Driver {
         }
     }
 
+    /// Says in the log what a device is refused and why, so that an operator finds what the help desk asks about.
+    fn tell(&mut self, what: &'static str, reply: &Reply) {
+        self.refusals += 1;
+        if self.refusals <= TOLD {
+            let listener = &self.door.listener.name;
+            tracing::warn!(device = %self.device, address = %self.peer, listener, %reply, "{what}");
+        }
+    }
+
     async fn say(&mut self, reply: &Reply) -> Result<(), SessionOutcome> {
         self.transcript.say(Voice::ToDevice, reply);
         self.feed(reply).await
@@ -387,6 +405,7 @@ fn features(profile: &Profile, relay: &Relay) -> Features {
             DeviceAuth::Require => Offer::Required,
         },
         auth_without_tls: profile.auth_without_tls,
+        any_sender: relay.mailboxes.rewrite() == Rewrite::Mailbox,
         hide: profile.hide.clone(),
     }
 }

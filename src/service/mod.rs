@@ -137,7 +137,12 @@ impl Sessions {
             Err(_) => Some(Err(ProxyFault::TooMany)),
         };
         match taken {
-            Some(Ok((io, device))) => self.admit(io, device.unwrap_or(balancer), door),
+            Some(Ok((io, Some(device)))) => self.admit(io, device, door),
+            // It only looks whether somebody is there.
+            Some(Ok((_, None))) if !door.listener.allow.allows(balancer) => {
+                tracing::debug!(%balancer, listener, "a load balancer's own connection");
+            }
+            Some(Ok((io, None))) => self.admit(io, balancer, door),
             Some(Err(fault)) => {
                 tracing::warn!(%balancer, listener, %fault, "a connection of a load balancer is closed");
                 self.relay.metrics.device_fault(listener, DeviceFault::ProxyHeader);
@@ -179,7 +184,7 @@ impl Sessions {
             Full::All => (&door.listener.name, Limit::Sessions),
             Full::Each => (&door.listener.name, Limit::SessionsPerDevice),
         };
-        tracing::warn!(device = %peer, listener, ?limit, "too many sessions");
+        tracing::warn!(device = %peer, listener, limit = limit.as_str(), "too many sessions");
         self.relay.metrics.session_turned_away(listener, SessionOutcome::Busy);
         self.relay.metrics.limited(listener, limit);
         let profile = self.relay.devices.profile(peer.to_canonical(), &door.listener.profile);

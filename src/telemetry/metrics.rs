@@ -140,7 +140,8 @@ pub enum Limit {
 }
 
 impl Limit {
-    const fn as_str(self) -> &'static str {
+    /// The name in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sessions => "sessions",
             Self::SessionsPerDevice => "sessions_per_device",

@@ -81,6 +81,7 @@ impl Play {
             starttls: offer(b's', b'S'),
             auth: offer(b'a', b'A'),
             auth_without_tls: has(b'p'),
+            any_sender: false,
             hide: if has(b'h') { vec!["PIPELINING".into()] } else { vec![] },
         };
         let session = Session::new(features.clone(), has(b't'));

@@ -309,7 +309,7 @@ impl Driver {
         let trace = Trace::of(section, hostname);
         if let Some(circle) = trace.circle {
             self.fault(DeviceFault::Loop);
-            return Err(answer::circle(circle, hostname));
+            return Err(answer::circle(circle));
         }
         let mut head = self.received();
         if !trace.has_date {

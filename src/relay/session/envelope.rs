@@ -28,15 +28,17 @@ impl Driver {
             && path != ReversePath::Null
             && !senders.hold(path.as_str())
         {
-            tracing::warn!(device = %self.device, from = path.as_str(), "sender not allowed");
-            return self.say(&answer::sender_not_allowed(&self.device)).await;
+            let reply = answer::sender_not_allowed(&self.device, path.as_str());
+            self.tell("sender not allowed", &reply);
+            return self.say(&reply).await;
         }
         let used = match self.relay.quotas.message(&self.counted_as) {
             Ok(used) => used,
             Err(exceeded) => {
-                tracing::warn!(device = %self.device, quota = %exceeded.quota, "too many messages");
+                let reply = answer::messages_spent(&exceeded);
+                self.tell("too many messages", &reply);
                 self.limited(Limit::MessagesPerDevice);
-                return self.say(&answer::messages_spent(&exceeded)).await;
+                return self.say(&reply).await;
             }
         };
         if let Some(hello) = self.session.hello() {
@@ -63,7 +65,10 @@ impl Driver {
                 let reply = self.session.mail_accepted(path, params);
                 self.say(&reply).await
             }
-            Err(reply) => self.say(&reply).await,
+            Err(reply) => {
+                self.tell("refused", &reply);
+                self.say(&reply).await
+            }
         }
     }
 
@@ -84,15 +89,19 @@ impl Driver {
         if let Some(recipients) = self.terms.recipients()
             && !recipients.hold(path.as_str())
         {
-            tracing::warn!(device = %self.device, to = path.as_str(), "recipient not allowed");
-            return self.say(&answer::recipient_not_allowed(&self.device)).await;
+            let reply = answer::recipient_not_allowed(&self.device, path.as_str());
+            transaction.refused.push((path, reply.clone()));
+            self.tell("recipient not allowed", &reply);
+            return self.say(&reply).await;
         }
         if let Some(used) = &mut transaction.used
             && let Err(exceeded) = used.recipient()
         {
-            tracing::warn!(device = %self.device, quota = %exceeded.quota, "too many recipients");
+            let reply = answer::recipients_spent(&exceeded);
+            transaction.refused.push((path, reply.clone()));
+            self.tell("too many recipients", &reply);
             self.limited(Limit::RecipientsPerDevice);
-            return self.say(&answer::recipients_spent(&exceeded)).await;
+            return self.say(&reply).await;
         }
         let reply = transaction.rcpt(path.clone()).await;
         if reply.code.is_positive() {

@@ -16,7 +16,7 @@ impl Driver {
         } else {
             logins.judge(self.peer, &credentials, delivery.device_patience).await
         };
-        let (listener, user) = (&self.door.listener.name, &credentials.user);
+        let user = &credentials.user;
         let step = match verdict {
             Verdict::Accepted(account) => {
                 self.bind(Some((user, account)));
@@ -24,11 +24,13 @@ impl Driver {
                 self.session.login(credentials, true)
             }
             Verdict::Refused => {
-                tracing::warn!(device = %self.peer, listener, user, "login refused");
+                tracing::info!(
+                    address = %self.peer, user,
+                    "no line of [auth] users_file has this name with this password: smtp-uplift passwd NAME sets it"
+                );
                 self.session.login(credentials, false)
             }
             Verdict::Later => {
-                tracing::warn!(device = %self.peer, listener, user, "login not judged: too many have failed");
                 self.limited(Limit::LoginWait);
                 self.session.login_later()
             }
@@ -39,7 +41,12 @@ impl Driver {
                 self.farewell(&reply).await?;
                 Err(SessionOutcome::Faulty)
             }
-            Step::Reply(reply) => self.say(&reply).await,
+            Step::Reply(reply) => {
+                if reply.code.get() > 400 {
+                    self.tell("login refused", &reply);
+                }
+                self.say(&reply).await
+            }
             _ => Ok(()),
         }
     }

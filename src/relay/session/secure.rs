@@ -83,8 +83,23 @@ impl Driver {
             None if self.framed.read_buffer().is_empty() => Ok(()),
             Some(None | Some(Err(_))) => Err(SessionOutcome::Closed),
             Some(Some(Ok(ServerItem::ClientHello))) => Err(self.tls_at_once()),
+            Some(Some(Ok(ServerItem::Line(line)))) if self.is_proxy_header(&line) => {
+                let listener = &self.door.listener.name;
+                tracing::warn!(
+                    device = %self.device, listener,
+                    "begins with a PROXY header: if a load balancer has this address, write it into proxy_protocol_from of \
+                     this listener (docs/howto/load-balancer.md)"
+                );
+                Err(self.early_talk().await)
+            }
             None | Some(Some(Ok(_))) => Err(self.early_talk().await),
         }
+    }
+
+    /// Whether a load balancer tells whose connection this is, to somebody who has not listed it.
+    fn is_proxy_header(&self, line: &[u8]) -> bool {
+        line.starts_with(b"PROXY ")
+            || line.is_empty() && self.framed.read_buffer().starts_with(b"\r\n\0\r\nQUIT\n")
     }
 
     async fn early_talk(&mut self) -> SessionOutcome {
@@ -163,7 +178,7 @@ impl Driver {
     /// There is no TLS with this device; what could be done about it goes to the log and the roster.
     fn failed(&self, fault: &str, finding: Finding) -> SessionOutcome {
         let listener = &self.door.listener.name;
-        let remedy = finding.advice(self.peer).unwrap_or_default();
+        let remedy = finding.advice(self.peer, self.terms.name()).unwrap_or_default();
         self.transcript.say(Voice::Note, format_args!("TLS handshake failed: {fault}"));
         tracing::warn!(device = %self.device, listener, fault, remedy, "TLS handshake failed");
         self.relay.metrics.handshake(listener, None);
