@@ -34,6 +34,9 @@ use crate::{
 const BUFFER: usize = 1024;
 /// Replies that are written at once at the latest.
 const FLUSH_AT: usize = 8 * 1024;
+/// Items that are served in a row. Whoever has more of them ready lets the others have their turn: a few hundred
+/// devices that pipeline without end would keep each of the others waiting for seconds at every command.
+const TURN: u32 = 16;
 /// How long a device may refuse to take a reply.
 const WRITE: Duration = Duration::from_secs(60);
 
@@ -58,6 +61,7 @@ pub async fn serve(
         tls: None,
         transaction: None,
         count: 0,
+        served: 0,
         wary: false,
         device: match device {
             Some(device) => device.name.as_str().into(),
@@ -103,6 +107,8 @@ struct Driver {
     transaction: Option<Transaction>,
     /// Transactions so far.
     count: u32,
+    /// Items in a row that did not have to be waited for.
+    served: u32,
     /// DATA was refused just now: whatever is no command may be mail data.
     wary: bool,
     /// How the device is served.
@@ -220,9 +226,15 @@ impl Driver {
     /// What the device sends next. Replies are written when there is nothing left to read: a pipelining
     /// device gets them in one packet.
     async fn next(&mut self, wait: Duration) -> Result<ServerItem, SessionOutcome> {
+        self.served += 1;
+        if self.served >= TURN {
+            self.served = 0;
+            tokio::task::yield_now().await;
+        }
         let read = match self.framed.next().now_or_never() {
             Some(read) => read,
             None => {
+                self.served = 0;
                 self.flush().await?;
                 tokio::select! {
                     biased;
