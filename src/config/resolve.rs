@@ -13,7 +13,7 @@ mod spool;
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -21,7 +21,7 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    Admin, CertificateFiles, Config, Limits, Listener, Log, Places,
+    Admin, CertificateFiles, Config, Limits, Listener, Log, Places, Smarthost,
     file::open_mode,
     raw::{Complaint, LATER, Table},
     secrets::secret,
@@ -62,6 +62,24 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
         admin.as_ref().map(|admin| admin.address),
         &known,
     );
+    for mailbox in &mailboxes {
+        let Smarthost { host, port, .. } = &mailbox.smarthost;
+        let is_here = |listener: &&Listener| {
+            let address = listener.address.ip();
+            let named = host.eq_ignore_ascii_case("localhost")
+                || hostname.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(host));
+            let literal = host.trim_matches(['[', ']']).parse::<IpAddr>();
+            let same = named || literal.is_ok_and(|host| host == address || host.is_loopback());
+            listener.address.port() == *port && same && *port != 0
+        };
+        if let Some(listener) = listeners.iter().find(is_here) {
+            let reason = format!(
+                "the smarthost of {} is {host}:{port}, where the listener {:?} is: mail would go in circles",
+                mailbox.address, listener.name
+            );
+            root.problem("smarthost", reason, "name the server that takes your mail");
+        }
+    }
     let require = |listener: &Listener| {
         listener.profile.auth == DeviceAuth::Require && !listener.profile.takes_anybody()
     };

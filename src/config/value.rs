@@ -179,8 +179,12 @@ impl Table<'_> {
             Ok(_) => return Some(path),
             Err(error) => unreadable(&path, &error),
         };
-        let hint =
-            "the relay's user must be able to read it; relative paths start at this file's folder";
+        let hint = match key {
+            "users_file" if !path.exists() => "smtp-uplift passwd NAME writes it",
+            _ => {
+                "the relay's user must be able to read it; relative paths start at this file's folder"
+            }
+        };
         self.problem(key, format!("{} cannot be read: {reason}", path.display()), hint);
         None
     }

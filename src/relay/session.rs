@@ -38,6 +38,9 @@ const BUFFER: usize = 1024;
 const FLUSH_AT: usize = 8 * 1024;
 /// Refusals of one session that the log tells of.
 const TOLD: u32 = 20;
+/// Items that are served in a row. Whoever has more of them ready lets the others have their turn: a few hundred
+/// devices that pipeline without end would keep each of the others waiting for seconds at every command.
+const TURN: u32 = 16;
 /// How long a device may refuse to take a reply.
 const WRITE: Duration = Duration::from_secs(60);
 /// A session that hands in no message ends after so many idle time-outs, whatever it says meanwhile.
@@ -67,6 +70,7 @@ pub async fn serve(
         commands: 0,
         quiet: Instant::now(),
         refusals: 0,
+        served: 0,
         wary: false,
         device: peer.to_string().into(),
         counted_as: Arc::default(),
@@ -124,6 +128,8 @@ struct Driver {
     quiet: Instant,
     /// What was refused so far.
     refusals: u32,
+    /// Items in a row that did not have to be waited for.
+    served: u32,
     /// DATA was refused just now: whatever is no command may be mail data.
     wary: bool,
     /// How the device is served.
@@ -287,9 +293,15 @@ impl Driver {
     /// What the device sends next. Replies are written when there is nothing left to read: a pipelining
     /// device gets them in one packet.
     async fn next(&mut self, wait: Duration) -> Result<ServerItem, SessionOutcome> {
+        self.served += 1;
+        if self.served >= TURN {
+            self.served = 0;
+            tokio::task::yield_now().await;
+        }
         let read = match self.framed.next().now_or_never() {
             Some(read) => read,
             None => {
+                self.served = 0;
                 self.flush().await?;
                 tokio::select! {
                     biased;

@@ -127,6 +127,8 @@ pub enum Limit {
     Command,
     /// Time without a transaction.
     Idle,
+    /// Octets of mail data.
+    Size,
     /// Progress of mail data.
     Rate,
     /// Time to take a reply.
@@ -154,6 +156,7 @@ impl Limit {
             Self::Transaction => "transaction",
             Self::Command => "command",
             Self::Idle => "idle",
+            Self::Size => "size",
             Self::Rate => "rate",
             Self::Reply => "reply",
             Self::MessagesPerDevice => "messages_per_device",

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smtp_uplift::{
     policy::household,
     sandbox::device::Device,
@@ -138,6 +139,28 @@ async fn data_that_do_not_move_end() {
         assert!(trickle.await.starts_with("421 4.4.2 "));
         assert_eq!(limited(&house, "rate"), 1.0, "{delivery}");
         assert!(house.sandbox.deliveries().is_empty());
+    }
+}
+
+/// A device that is told at its dot that its message is too large has to come to one.
+#[tokio::test(start_paused = true)]
+async fn refused_data_are_read_for_a_while_and_not_for_ever() {
+    for delivery in [crate::common::STREAM, KEEP] {
+        let more = "[limits]\nmessage_size = \"1KiB\"";
+        let house = InMemory::build(Plan { delivery, more, ..Plan::default() }).await;
+        let mut device = device_at(&house, AT).await;
+        for line in ["MAIL FROM:<a@x>", "RCPT TO:<b@x>", "DATA"] {
+            say(&mut device, line).await;
+        }
+        let lines = Bytes::from(format!("{}\r\n", "x".repeat(998)).repeat(64));
+        let mut written = 0;
+        while device.write(lines.clone()).await.is_ok() {
+            written += lines.len();
+            assert!(written < 20 << 20, "{written}");
+        }
+        assert!(written > 15 << 20, "{written}");
+        assert!(device.read().await.unwrap().to_string().starts_with("552 5.3.4 "));
+        assert_eq!(limited(&house, "size"), 2.0, "too large, and without end");
     }
 }
 

@@ -1,8 +1,12 @@
 //! From DATA to the answer to the final dot, where every verdict is the smarthost's own; `keep` is the other way.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use tokio::{io::AsyncReadExt as _, time::Instant};
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, timeout},
+};
 
 use super::Driver;
 use crate::{
@@ -37,6 +41,12 @@ use crate::{
 /// Of a device that goes away or is given up in its data (devices.md row 21).
 const STRAY_END: &str = "its data hold a lone dot between line ends that are not CR LF, which ends nothing (RFC 5321 \
                          section 4.1.1.4): set the device to end its lines with CR LF";
+
+/// How long the refusal of DATA is kept back, to see whether the device sends its mail data without an answer.
+const IMPATIENCE: Duration = Duration::from_millis(200);
+
+/// Octets that are read of refused data beyond twice what a message may have.
+const DREGS: u64 = 16 << 20;
 
 /// Mail data that were read up to their dot.
 struct Streamed {
@@ -122,10 +132,10 @@ impl Driver {
 
     /// Refuses DATA. A device may have sent its mail data without waiting: they are never read as commands.
     pub(super) async fn data_refused(&mut self, reply: Reply) -> Result<(), SessionOutcome> {
-        // DATA ends a flight (RFC 2920 section 3.1): whatever is there already is no command.
+        // DATA ends a flight (RFC 2920 section 3.1): whatever comes before its answer is no command.
         let mut octet = [0; 1];
         let early = !self.framed.read_buffer().is_empty()
-            || self.framed.get_mut().read(&mut octet).now_or_never().is_some();
+            || timeout(IMPATIENCE, self.framed.get_mut().read(&mut octet)).await.is_ok();
         if early {
             self.fault(DeviceFault::EarlyTalk);
             self.farewell(&reply).await?;
@@ -184,6 +194,7 @@ impl Driver {
             match item {
                 Ok(ServerItem::Data(chunk)) => {
                     if self.framed.codec().data_size() > limit && upload.is_ok() {
+                        self.limited(Limit::Size);
                         upload = Err(too_large(limit));
                     }
                     match &mut header {
@@ -227,7 +238,26 @@ impl Driver {
             }
             // Nobody needs it any more.
             header = header.filter(|_| upload.is_ok());
+            if let Err(refusal) = &upload {
+                let refusal = refusal.clone();
+                self.ends_refused_data(&refusal).await?;
+            }
         }
+    }
+
+    /// Refused data are read to their dot, so that the refusal is not taken for an answer to something else, but not
+    /// for ever.
+    pub(super) async fn ends_refused_data(
+        &mut self,
+        refusal: &Reply,
+    ) -> Result<(), SessionOutcome> {
+        if self.framed.codec().data_seen() <= 2 * self.relay.limits.message_size + DREGS {
+            return Ok(());
+        }
+        self.limited(Limit::Size);
+        self.vanished();
+        self.farewell(refusal).await?;
+        Err(SessionOutcome::Faulty)
     }
 
     /// Passes the header section on, and what has come behind it, if anybody takes it.
@@ -236,7 +266,10 @@ impl Driver {
             return;
         }
         let front = match gathered {
-            Gathered::TooLong => Err(answer::header_too_long()),
+            Gathered::TooLong => {
+                self.limited(Limit::Header);
+                Err(answer::header_too_long())
+            }
             Gathered::Whole(section, rest) => self.front(&section).map(|front| [front, rest]),
         };
         match front {

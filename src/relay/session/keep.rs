@@ -159,6 +159,7 @@ impl Driver {
             match item {
                 Ok(ServerItem::Data(_)) if incoming.refusal.is_some() => {}
                 Ok(ServerItem::Data(_)) if self.framed.codec().data_size() > limit => {
+                    self.limited(Limit::Size);
                     incoming.refuse(too_large(limit));
                 }
                 Ok(ServerItem::Data(chunk)) => self.take(incoming, chunk).await,
@@ -174,6 +175,10 @@ impl Driver {
                     self.vanished();
                     return Err(outcome);
                 }
+            }
+            if let Some(refusal) = &incoming.refusal {
+                let refusal = refusal.clone();
+                self.ends_refused_data(&refusal).await?;
             }
             let contended = self.is_waited_for();
             let is_over = incoming.lent.is_some_and(|since| since.elapsed() >= TURN);
@@ -247,7 +252,10 @@ impl Driver {
         };
         let head = match &section {
             Some(section) => self.head(section),
-            None => Err(answer::header_too_long()),
+            None => {
+                self.limited(Limit::Header);
+                Err(answer::header_too_long())
+            }
         };
         match (head, &mut self.transaction) {
             (Err(reply), _) => incoming.refuse(reply),

@@ -24,8 +24,9 @@ impl Driver {
                 self.session.login(credentials, true)
             }
             Verdict::Refused => {
+                // Without the name: with its fields mixed up a device gives its password for one.
                 tracing::info!(
-                    address = %self.peer, user,
+                    address = %self.peer,
                     "no line of [auth] users_file has this name with this password: smtp-uplift passwd NAME sets it"
                 );
                 self.session.login(credentials, false)

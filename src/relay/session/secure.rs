@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
 use super::{Driver, framed};
@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+/// How long the greeting is kept back: what is sent without waiting for it comes with the connection, or right behind
+/// it. Too short for anybody to notice.
+const MOMENT: Duration = Duration::from_millis(5);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
@@ -75,15 +78,13 @@ impl Driver {
     }
 
     /// Whoever talks before the greeting does not listen: what follows may be meant for somebody else (RFC 5321
-    /// section 4.3.1). Only what is there already is seen: nobody is kept waiting for it.
+    /// section 4.3.1).
     async fn nothing_came_yet(&mut self) -> Result<(), SessionOutcome> {
-        // The runtime has to look at a new socket first.
-        tokio::task::yield_now().await;
-        match self.framed.next().now_or_never() {
-            None if self.framed.read_buffer().is_empty() => Ok(()),
-            Some(None | Some(Err(_))) => Err(SessionOutcome::Closed),
-            Some(Some(Ok(ServerItem::ClientHello))) => Err(self.tls_at_once()),
-            Some(Some(Ok(ServerItem::Line(line)))) if self.is_proxy_header(&line) => {
+        match timeout(MOMENT, self.framed.next()).await {
+            Err(_) if self.framed.read_buffer().is_empty() => Ok(()),
+            Ok(None | Some(Err(_))) => Err(SessionOutcome::Closed),
+            Ok(Some(Ok(ServerItem::ClientHello))) => Err(self.tls_at_once()),
+            Ok(Some(Ok(ServerItem::Line(line)))) if self.is_proxy_header(&line) => {
                 let listener = &self.door.listener.name;
                 tracing::warn!(
                     device = %self.device, listener,
@@ -92,7 +93,7 @@ impl Driver {
                 );
                 Err(self.early_talk().await)
             }
-            None | Some(Some(Ok(_))) => Err(self.early_talk().await),
+            Err(_) | Ok(Some(Ok(_))) => Err(self.early_talk().await),
         }
     }
 
