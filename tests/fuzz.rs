@@ -10,8 +10,10 @@ use std::{env, fs, path::Path, time::Duration};
 
 use tokio::time::Instant;
 
+type Target = fn(&[u8]);
+
 /// Runs a target over the files of its folder.
-fn over_seeds(name: &str, target: fn(&[u8])) {
+fn over_seeds(name: &str, target: Target) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz").join(name);
     let mut files: Vec<_> =
         fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -71,7 +73,7 @@ fn spool() {
 fn mutated_seeds_for_a_while() {
     let seconds = env::var("UPLIFT_FUZZ_SECONDS").map_or(5, |text| text.parse().unwrap());
     let only = env::var("UPLIFT_FUZZ_TARGET").ok();
-    let all: [(&str, fn(&[u8])); 8] = [
+    let all: [(&str, Target); 8] = [
         ("command", targets::command),
         ("config", targets::config),
         ("data", targets::data),

@@ -18,7 +18,6 @@
 mod attack;
 mod common;
 #[path = "interop/needs.rs"]
-#[allow(dead_code, reason = "each test file uses its part")]
 mod needs;
 #[path = "hostile/printers.rs"]
 mod printers;

@@ -113,7 +113,7 @@ struct Attacker {
 impl Attacker {
     async fn work(self) {
         loop {
-            if self.strike().await.is_err() {
+            if Box::pin(self.strike()).await.is_err() {
                 self.struck.refused.fetch_add(1, Ordering::Relaxed);
             }
             sleep(Duration::from_millis(fastrand::u64(50..500))).await;
