@@ -41,7 +41,10 @@ impl Table<'_> {
                 .filter(|number| range.contains(number))
                 .ok_or_else(|| {
                     let (low, high) = (range.start(), range.end());
-                    let integer = printable(&integer.to_string());
+                    // The parser takes for digits whatever stands there, a password too.
+                    let integer = integer.to_string();
+                    let has_words = integer.bytes().any(|octet| octet.is_ascii_alphabetic());
+                    let integer = if has_words { "this".into() } else { printable(&integer) };
                     Complaint::new(format!("{integer} is not between {low} and {high}"), hint)
                 })
         });

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     auth::{
-        accounts::{Account, Accounts, AccountsError},
+        accounts::{Account, Accounts, AccountsError, Memory},
         remembered::{Mark, Remembered},
         throttle::Throttle,
     },
@@ -30,6 +30,8 @@ const SEATS: usize = 2;
 pub struct Logins {
     accounts: Accounts,
     seats: Arc<Semaphore>,
+    /// One for each seat, once it was taken.
+    memory: Arc<Mutex<Vec<Memory>>>,
     born: Instant,
     throttle: Mutex<Throttle>,
     /// `None` where there are no random numbers to be had: then nothing is remembered.
@@ -63,6 +65,7 @@ impl Logins {
         Self {
             accounts,
             seats: Arc::new(Semaphore::new(SEATS)),
+            memory: Arc::default(),
             born: Instant::now(),
             throttle: Mutex::default(),
             remembered: Remembered::new().ok().map(Mutex::new),
@@ -97,9 +100,12 @@ impl Logins {
         };
         // From here on it is judged to the end, and counts. Argon2 takes its time: not the event loop's.
         let (accounts, given) = (self.accounts.clone(), credentials.clone());
+        let memory = Arc::clone(&self.memory);
         let judged = spawn_blocking(move || {
             let line = accounts.line(&given.user)?;
-            let account = Account::verified(line.as_deref(), &given.secret);
+            let mut own = lock(&memory).pop().unwrap_or_default();
+            let account = Account::verified(line.as_deref(), &given.secret, &mut own);
+            lock(&memory).push(own);
             drop(seat);
             Ok::<_, AccountsError>(account.zip(line))
         });

@@ -57,7 +57,8 @@ const MESSAGES: [&str; 25] = [
 ];
 const RECIPIENTS: [&str; 5] = ["message", "place", "path", "state", "reply"];
 const BODIES: [&str; 2] = ["message", "data"];
-const NOTICES: [&str; 4] = ["number", "time", "subject", "text"];
+/// Without their number, which SQLite gives: when there is none left, nothing is told any more.
+const NOTICES: [&str; 3] = ["time", "subject", "text"];
 
 /// * Whatever stands in a row is an error or is set aside; nothing panics.
 /// * A message that is whole is handed out all the same.
@@ -175,7 +176,7 @@ fn fill(database: &Path, input: &[u8]) -> Vec<String> {
                 ("bodies", &BODIES, named(&BODIES, [seq.into(), data]))
             }
             b'n' => {
-                let notice = [seq.into(), 0.into(), text("subject"), text("text")];
+                let notice = [0.into(), text("subject"), text("text")];
                 ("notices", &NOTICES, named(&NOTICES, notice))
             }
             _ => {
