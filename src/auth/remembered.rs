@@ -6,7 +6,7 @@ use openssl::{error::ErrorStack, hash::MessageDigest, pkey::PKey, rand::rand_byt
 
 use crate::proto::sasl::Credentials;
 
-/// How long a login is remembered.
+/// How long a login is remembered that is not used.
 const MEMORY: Duration = Duration::from_secs(600);
 /// Logins that are remembered at a time; of more, those go that would be forgotten first.
 const LOGINS: usize = 10_000;
@@ -41,9 +41,14 @@ impl Remembered {
         signer.sign_to_vec().ok()?.try_into().ok()
     }
 
-    /// Whether a login has succeeded lately.
-    pub fn holds(&self, mark: &Mark, now: Duration) -> bool {
-        self.marks.get(mark).is_some_and(|until| now < *until)
+    /// Whether a login has succeeded lately. Then it is remembered anew: a device that logs in every few minutes is
+    /// never judged behind somebody who guesses from its address.
+    pub fn renews(&mut self, mark: &Mark, now: Duration) -> bool {
+        let Some(until) = self.marks.get_mut(mark).filter(|until| now < **until) else {
+            return false;
+        };
+        *until = now + MEMORY;
+        true
     }
 
     /// A login has succeeded.
@@ -98,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_are_remembered_for_ten_minutes_and_so_many() {
+    fn logins_are_remembered_for_ten_minutes_of_idleness_and_so_many() {
         let mut remembered = Remembered::new().unwrap();
         let mark = |number: u64| {
             let mut mark = [0; 32];
@@ -106,15 +111,22 @@ mod tests {
             mark
         };
         remembered.insert(mark(0), seconds(1));
-        assert!(remembered.holds(&mark(0), seconds(600)));
-        assert!(
-            !remembered.holds(&mark(0), seconds(601)) && !remembered.holds(&mark(1), seconds(1))
-        );
-        for number in 1..=LOGINS as u64 {
-            remembered.insert(mark(number), seconds(2));
+        assert!(!remembered.renews(&mark(1), seconds(1)));
+        assert!(remembered.renews(&mark(0), seconds(600)));
+        assert!(remembered.renews(&mark(0), seconds(1_199)), "it was used meanwhile");
+        assert!(!remembered.renews(&mark(0), seconds(1_799)));
+        assert!(!remembered.renews(&mark(0), seconds(1_799)), "to ask for it is no use");
+
+        let mut remembered = Remembered::new().unwrap();
+        for number in 0..LOGINS as u64 {
+            remembered.insert(mark(number), seconds(1));
         }
+        assert!(remembered.renews(&mark(0), seconds(2)));
+        remembered.insert(mark(LOGINS as u64), seconds(3));
         assert_eq!(remembered.marks.len(), LOGINS);
-        assert!(!remembered.holds(&mark(0), seconds(2)), "the oldest went");
-        assert!(remembered.holds(&mark(LOGINS as u64), seconds(2)));
+        let held =
+            (0..=LOGINS as u64).filter(|number| remembered.renews(&mark(*number), seconds(4)));
+        assert_eq!(held.count(), LOGINS);
+        assert!(remembered.renews(&mark(0), seconds(5)), "one that was not used went");
     }
 }

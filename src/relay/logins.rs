@@ -136,7 +136,7 @@ impl Logins {
         let (accounts, user) = (self.accounts.clone(), credentials.user.clone());
         let line = spawn_blocking(move || accounts.line(&user)).await.ok()?.ok()??;
         let mark = self.mark(credentials, &line)?;
-        let held = lock(self.remembered.as_ref()?).holds(&mark, self.now());
+        let held = lock(self.remembered.as_ref()?).renews(&mark, self.now());
         held.then(|| Account::of(&line))
     }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
-    policy::Finding,
+    policy::{Finding, household},
     proto::reply::Reply,
     telemetry::{maillog::Disposition, metrics::DeviceFault},
     transport::stream::TlsInfo,
@@ -20,6 +20,8 @@ use crate::{
 
 /// Devices that are remembered.
 const DEVICES: usize = 2_000;
+/// Devices of one household: whoever has a whole /64 of IPv6 drives out nobody but its own.
+const HOUSEHOLD: usize = 64;
 /// Longest reply that is remembered, in characters.
 const REPLY: usize = 200;
 
@@ -175,11 +177,7 @@ impl Roster {
                 known
             }
             None => {
-                if book.devices.len() >= DEVICES
-                    && let Some((_, forgotten)) = book.order.pop_first()
-                {
-                    book.devices.remove(&forgotten);
-                }
+                book.make_room(household(address));
                 Known::default()
             }
         };
@@ -195,6 +193,22 @@ impl Roster {
 
     fn book(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    /// Forgets whoever goes first where one more of a household has no room.
+    fn make_room(&mut self, house: IpAddr) {
+        let mut own = self.order.iter().filter(|(_, address)| household(**address) == house);
+        let first_of_own = own.next().map(|(place, _)| *place);
+        let place = match own.count() + 1 >= HOUSEHOLD {
+            true => first_of_own,
+            false if self.devices.len() >= DEVICES => self.order.keys().next().copied(),
+            false => None,
+        };
+        if let Some(forgotten) = place.and_then(|place| self.order.remove(&place)) {
+            self.devices.remove(&forgotten);
+        }
     }
 }
 
@@ -224,7 +238,7 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
     use crate::policy::TlsProfile;
@@ -266,6 +280,26 @@ mod tests {
             secured(&roster, number);
         }
         assert!(!roster.devices().iter().any(|device| device.address == address(0)));
+    }
+
+    #[test]
+    fn a_household_drives_out_nobody_but_its_own() {
+        let roster = Roster::default();
+        let inside = |number: u64| {
+            IpAddr::from(Ipv6Addr::from_bits((0x2001_0db8 << 96) + u128::from(number)))
+        };
+        for number in 0..DEVICES - HOUSEHOLD {
+            roster.fault(address(number), "x", DeviceFault::BadCommand);
+        }
+        roster.fault(inside(0), "x", DeviceFault::BadCommand);
+        for number in 1..=2 * DEVICES as u64 {
+            roster.message(inside(number), "x", None, Disposition::Queued, None);
+        }
+        let (v6, v4): (Vec<_>, Vec<_>) =
+            roster.devices().into_iter().map(|device| device.address).partition(IpAddr::is_ipv6);
+        assert_eq!(v4.len(), DEVICES - HOUSEHOLD, "nobody else went");
+        let last = (0..HOUSEHOLD as u64).map(|ago| inside(2 * DEVICES as u64 - ago));
+        assert_eq!(v6, last.collect::<Vec<_>>(), "the oldest of its own went");
     }
 
     #[tokio::test(start_paused = true)]
