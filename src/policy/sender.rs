@@ -8,7 +8,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use super::Patterns;
 use crate::proto::{
     header::{Field, Section},
-    mailbox_list::{Entry, Name, entries},
+    mailbox_list::{Entry, Name, entries, is_plain, is_plain_address},
     path::{Address, ReversePath},
 };
 
@@ -148,15 +148,13 @@ impl Rule {
         out.put_slice(&section.fields[run..]);
     }
 
-    /// Whether a From field may stay: a plain list of mailboxes, each of which may be used.
+    /// Whether a From field may stay: a list of mailboxes that all readers read alike, each of which may be used.
     fn may_stand(&self, value: &[u8]) -> bool {
-        let mut all = entries(value).peekable();
-        all.peek().is_some() && all.all(|entry| self.may(&entry))
+        is_plain(value) && entries(value).all(|entry| self.may(&entry))
     }
 
     fn is_one_that_may_stand(&self, value: &[u8]) -> bool {
-        let mut all = entries(value);
-        all.next().is_some_and(|entry| self.may(&entry)) && all.next().is_none()
+        self.may_stand(value) && entries(value).nth(1).is_none()
     }
 
     fn may(&self, entry: &Entry<'_>) -> bool {
@@ -176,11 +174,16 @@ impl Rule {
     ) -> String {
         let author = authors.author();
         let original = author.as_ref().and_then(|author| author.address.as_deref());
-        // Where From says nobody, the envelope does.
-        let address = match original {
-            Some(_) => self.mailbox.clone(),
-            None => self.reverse_path(received).as_str().to_owned(),
+        let address = match (original, &author) {
+            (Some(address), Some(author)) if authors.is_one() && self.may(author) => {
+                address.to_owned()
+            }
+            (Some(_), _) => self.mailbox.clone(),
+            // Where From says nobody, the envelope does.
+            (None, _) => self.reverse_path(received).as_str().to_owned(),
         };
+        let is_plain = is_plain_address(address.as_bytes());
+        let address = if is_plain { address } else { self.mailbox.clone() };
         let begin = out.len();
         out.put_slice(b"From: ");
         let is_named = match author.as_ref().map_or(Name::None, |author| author.name) {
@@ -262,6 +265,11 @@ impl<'a> Authors<'a> {
             }
         }
         authors
+    }
+
+    /// From names one.
+    fn is_one(&self) -> bool {
+        self.from.as_ref().is_some_and(|from| entries(from.value).count() == 1)
     }
 
     /// Who is named first, with an address if anybody has one.

@@ -37,6 +37,52 @@ pub struct Entries<'a> {
     in_group: bool,
 }
 
+/// Whether every reader finds the same addresses in a field's value: one mailbox or several (RFC 5322 section 3.4), none
+/// of them with what some parsers stumble over, as escapes, nested comments, routes, groups or empty list items.
+pub fn is_plain(value: &[u8]) -> bool {
+    let mut is_quoted = false;
+    let is_comma = |octet: &u8| {
+        is_quoted ^= *octet == b'"';
+        *octet == b',' && !is_quoted
+    };
+    value.split(is_comma).all(is_plain_mailbox)
+}
+
+/// `[phrase] <local-part@domain>` or `local-part@domain`, perhaps with a comment behind it.
+fn is_plain_mailbox(text: &[u8]) -> bool {
+    let mut text = trim(text);
+    if let Some(rest) = text.strip_suffix(b")") {
+        let Some(open) = memchr::memrchr(b'(', rest) else { return false };
+        if !rest[open + 1..].iter().all(is_comment) {
+            return false;
+        }
+        text = trim(&rest[..open]);
+    }
+    let Some(rest) = text.strip_suffix(b">") else { return is_plain_address(text) };
+    let Some(open) = memchr::memrchr(b'<', rest) else { return false };
+    let name = trim(&rest[..open]);
+    (name.is_empty() || is_phrase(name)) && is_plain_address(&rest[open + 1..])
+}
+
+/// Whether everybody reads this as the same address: dots and atoms, no encoded word among them, which some decode.
+pub fn is_plain_address(text: &[u8]) -> bool {
+    let is_part = |octet: &u8| is_atext(*octet) || matches!(octet, b'.' | b'@');
+    text.iter().all(is_part)
+        && text.iter().filter(|octet| **octet == b'@').count() == 1
+        && !text.windows(2).any(|two| two == b"=?")
+        && std::str::from_utf8(text).is_ok_and(Address::is)
+}
+
+/// What may be in a comment that everybody reads alike.
+fn is_comment(octet: &u8) -> bool {
+    is_atext(*octet) || matches!(octet, b'.' | b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// `atext` (RFC 5322 section 3.2.3, RFC 6532 section 3.2).
+fn is_atext(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || !octet.is_ascii() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet)
+}
+
 /// The entries of a field's value.
 pub fn entries(value: &[u8]) -> Entries<'_> {
     Entries { value, at: 0, in_group: false }
@@ -265,31 +311,30 @@ fn without_blanks(text: &[u8]) -> Option<String> {
     String::from_utf8(plain).ok()
 }
 
-/// Whether this is a phrase as it may stand in front of an address (RFC 5322 sections 3.2.5 and 4.1). Octets
-/// outside ASCII are taken for letters (RFC 6532 section 3.2).
+/// Whether this is a phrase as it may stand in front of an address (RFC 5322 sections 3.2.5 and 4.1), and everybody
+/// finds its end. Octets outside ASCII are taken for letters (RFC 6532 section 3.2).
 fn is_phrase(text: &[u8]) -> bool {
-    let mut walk = Entries { value: text, at: 0, in_group: false };
-    let mut seen = Seen::default();
-    let mut has_word = false;
-    while let Some(&octet) = text.get(walk.at) {
-        walk.at += 1;
+    let (mut is_quoted, mut in_comment, mut has_word) = (false, false, false);
+    let mut last = b' ';
+    for &octet in text {
+        // Stuffing, at the begin of a line.
+        let is_stuffing = octet == b'.' && last == b'\n';
+        last = octet;
         match octet {
-            b'"' => {
-                walk.step_behind(b'"', &mut seen);
-                has_word = true;
-            }
-            b'(' => walk.step_behind_comment(&mut seen),
-            b'\n' => walk.step_over_dot(),
-            b' ' | b'\t' | b'\r' => {}
+            _ if is_stuffing => {}
+            b' ' | b'\t' | b'\r' | b'\n' => {}
+            0..=31 | 127 | b'\\' => return false,
+            b'"' if !in_comment => (is_quoted, has_word) = (!is_quoted, true),
+            _ if is_quoted => {}
+            b')' if in_comment => in_comment = false,
+            octet if in_comment && is_comment(&octet) => {}
+            b'(' if !in_comment => in_comment = true,
             b'.' if has_word => {}
-            b'.' | b'<' | b'>' | b'[' | b']' | b':' | b';' | b'@' | b'\\' | b',' | b')' => {
-                return false;
-            }
-            0..=31 | 127 => return false,
-            _ => has_word = true,
+            octet if is_atext(octet) => has_word = true,
+            _ => return false,
         }
     }
-    has_word && !seen.is_broken
+    has_word && !is_quoted && !in_comment
 }
 
 #[cfg(test)]
@@ -320,10 +365,11 @@ mod tests {
             (" Copier <a@b.example>\r\n", &["Copier|a@b.example"]),
             (" Copier 3rd floor <a@b>\r\n", &["Copier 3rd floor|a@b"]),
             (" \"Doe, John <x@y>\" <a@b>\r\n", &["\"Doe, John <x@y>\"|a@b"]),
-            (" \"a \\\" b\" <a@b>, c@d\r\n", &["\"a \\\" b\"|a@b", "|c@d"]),
+            (" \"a \\\" b\" <a@b>, c@d\r\n", &["text \"a \\\" b\"|a@b", "|c@d"]),
             (" =?utf-8?Q?B=C3=BCro?= <a@b>\r\n", &["=?utf-8?Q?B=C3=BCro?=|a@b"]),
             (" Büro <a@b>\r\n", &["Büro|a@b"]),
-            (" A (x, y) <a@b>\r\n", &["A (x, y)|a@b"]),
+            (" A (x y) <a@b>\r\n", &["A (x y)|a@b"]),
+            (" A (x, y) <a@b>\r\n", &["text A (x, y)|a@b"]),
             (" a@b (Copier (new) 3)\r\n", &["text Copier (new) 3|a@b"]),
             (" (Copier) <a@b>\r\n", &["text Copier|a@b"]),
             (" \"odd name\"@b.example\r\n", &["|\"odd name\"@b.example"]),
@@ -378,6 +424,54 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_plain_if_everybody_reads_it_alike() {
+        for plain in [
+            " a@b.example\r\n",
+            " <a@b>\r\n",
+            " A <a@b>,\r\n \"B, <C>\" <c@d>\r\n",
+            " John Q. Public <a@b>\r\n",
+            " Copier\r\n. 3 (new)\r\n\t<a@b>\r\n",
+            " a@b (Copier 3)\r\n",
+            " =?utf-8?Q?B=C3=BCro?= <m\u{fc}ller@b\u{fc}cher.example>\r\n",
+        ] {
+            assert!(is_plain(plain.as_bytes()), "{plain:?}");
+        }
+        for odd in [
+            "\r\n",
+            " a@b,\r\n",
+            " ,a@b\r\n",
+            " (c), a@b\r\n",
+            " a@b, (c)\r\n",
+            " a@b; c@d\r\n",
+            " Team: a@b;\r\n",
+            " < a@b>\r\n",
+            " a @ b\r\n",
+            " (x) a@b\r\n",
+            " \"a\"@b\r\n",
+            " =?utf-8?Q?c=40d?=@b\r\n",
+            " a@[192.0.2.1]\r\n",
+            " c@d <a@b>\r\n",
+            " [,<c@d>,] <a@b>\r\n",
+            " [<c@d>] <a@b>\r\n",
+            " x [<c@d>, y] <a@b>\r\n",
+            " <c@d> <a@b>\r\n",
+            " <a@b> <c@d>\r\n",
+            " <@\"c@d> x\":a@b>\r\n",
+            " <@x:a@b>\r\n",
+            " a@b (c@d)\r\n",
+            " a@b (x(y) <c@d>)\r\n",
+            " A (x(y) <c@d>) <a@b>\r\n",
+            " \"x\\\" <c@d>, \\\"y\" <a@b>\r\n",
+            " \"x\0\" <a@b>\r\n",
+            " \"open <a@b>\r\n",
+            " (open <a@b>\r\n",
+            " \"x <y\" a@b>\r\n",
+        ] {
+            assert!(!is_plain(odd.as_bytes()), "{odd:?}");
+        }
+    }
+
+    #[test]
     fn a_plain_address_is_not_copied() {
         let entry = entries(b" \"Copier\" <a@b.example>\r\n").next().unwrap();
         assert!(matches!(entry.address, Some(Cow::Borrowed("a@b.example"))));
@@ -387,6 +481,7 @@ mod tests {
     fn time_goes_with_the_length() {
         for piece in ["[", "(", "\"", "<", "\\", ",", "a@b,", "[]", "()", "<>", ":", "\r\n ."] {
             let value = piece.repeat(256 * 1024 / piece.len());
+            is_plain(value.as_bytes());
             assert!(entries(value.as_bytes()).count() <= value.len());
         }
     }

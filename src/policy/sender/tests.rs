@@ -144,6 +144,40 @@ fn row_24_headers_say_the_mailbox_and_keep_who_it_was() {
             "From: Team: helpdesk@example.com;\r\n",
             "From: \"helpdesk@example.com\" <scanner@example.com>\r\nReply-To: helpdesk@example.com\r\n",
         ),
+        // What some readers would find somebody else in is written anew.
+        (
+            "From: ceo@other.example <scanner@example.com>\r\n",
+            "From: \"ceo@other.example\" <scanner@example.com>\r\n",
+        ),
+        (
+            "From: [,<ceo@other.example>,] <scanner@example.com>\r\n",
+            "From: \"[,<ceo@other.example>,]\" <scanner@example.com>\r\n",
+        ),
+        (
+            "From: x [<ceo@other.example>, y] <helpdesk@example.com>\r\n",
+            "From: \"x [<ceo@other.example>, y]\" <helpdesk@example.com>\r\n",
+        ),
+        (
+            "From: <@\"ceo@other.example> x\":scanner@example.com>\r\n",
+            "From: <scanner@example.com>\r\n",
+        ),
+        (
+            "From: A <\"ceo@other.example> x\"@alarms.example.com>\r\n",
+            "From: A <scanner@example.com>\r\nReply-To: \"ceo@other.example> x\"@alarms.example.com\r\n",
+        ),
+        (
+            "From: scanner@example.com (a (b) <ceo@other.example>)\r\n",
+            "From: \"a (b) <ceo@other.example>\" <scanner@example.com>\r\n",
+        ),
+        (
+            "From: scanner@example.com, (a (b) <ceo@other.example>)\r\n",
+            "From: <scanner@example.com>\r\n",
+        ),
+        ("From: scanner@example.com (Copier)\r\n", "From: scanner@example.com (Copier)\r\n"),
+        (
+            "Sender: x@y <helpdesk@example.com>\r\nFrom: helpdesk@example.com\r\n",
+            "Sender: <scanner@example.com>\r\nFrom: helpdesk@example.com\r\n",
+        ),
         // RFC 5322 section 3.6.2: who sends for several is named.
         (
             "From: helpdesk@example.com, d@alarms.example.com\r\n",
