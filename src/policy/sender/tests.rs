@@ -24,7 +24,7 @@ fn path(address: &str) -> ReversePath {
 }
 
 fn section(text: &[u8]) -> Section {
-    Section { fields: Bytes::copy_from_slice(text), is_missing: false }
+    Section { fields: Bytes::copy_from_slice(text), ..Section::default() }
 }
 
 fn edited(rule: &Rule, received: &str, text: &[u8]) -> String {
@@ -263,7 +263,7 @@ fn a_missing_from_is_who_the_envelope_says_as_it_is_sent() {
 
 #[test]
 fn where_there_is_no_header_section_ours_is_one() {
-    let missing = Section { fields: Bytes::new(), is_missing: true };
+    let missing = Section { is_missing: true, ..Section::default() };
     let front = |rule: &Rule, section| rule.front(&path(MAILBOX), b"Date: x\r\n", section);
     let (rule, keep) = (rule(&[], None), Rule::keep(MAILBOX));
     assert_eq!(front(&rule, &missing), "Date: x\r\nFrom: <scanner@example.com>\r\n\r\n");
