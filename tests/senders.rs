@@ -111,6 +111,53 @@ async fn a_device_is_held_to_its_own_senders() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_nothing_is_rewritten_a_from_of_somebody_else_is_refused_at_the_dot() {
+    let more = "[sender]\nrewrite = \"keep\"\n[[device]]\nname = \"copier\"\naddress = \"127.0.0.1\"\nsenders = [\"copier@example.com\"]\n";
+    for delivery in MODES {
+        let house = InMemory::build(plan(delivery, more)).await;
+        for from in ["Boss <boss@example.com>", "[<boss@example.com>] <copier@example.com>"] {
+            let message = format!("From: {from}\r\n\r\nx\r\n");
+            let heard = send(&house, "copier@example.com", message.as_bytes()).await;
+            let expected =
+                "550 5.7.1 copier may not send as boss@example.com; whoever runs the relay";
+            assert!(heard.starts_with(expected), "{delivery}: {heard}");
+        }
+        let message = b"From: Me <copier@example.com>\r\n\r\nx\r\n";
+        let heard = send(&house, "copier@example.com", message).await;
+        assert!(heard.starts_with("250 "), "{delivery}: {heard}");
+        let (_, head, _) = arrives(&house.sandbox, 1).await;
+        assert!(head.contains("\r\nFrom: Me <copier@example.com>\r\n"), "{delivery}: {head}");
+    }
+}
+
+/// The entry of the address has the name, that of the login the senders.
+#[tokio::test(start_paused = true)]
+async fn what_a_login_may_send_as_counts_for_the_from_field_too() {
+    let mailbox = "password = { file = \"password\" }\nsend_as = [\"*@example.com\"]";
+    let more = format!(
+        "{REWRITE}[[device]]\nname = \"floor\"\naddress = \"127.0.0.0/8\"\n[[device]]\nname = \"copier\"\nlogin = \"copier3\"\nsenders = [\"copier@example.com\"]\n"
+    );
+    for delivery in MODES {
+        let listener = "auth = \"offer\"\naccept_any_credentials = true\nauth_without_tls = true";
+        let house = InMemory::build(Plan { mailbox, listener, ..plan(delivery, &more) }).await;
+        let mut device = house.device().await;
+        device.say("EHLO copier").await.unwrap();
+        let login = device.say("AUTH PLAIN AGNvcGllcjMAeA==").await.unwrap().to_string();
+        assert!(login.starts_with("235 "), "{login}");
+        let message = b"From: Boss <boss@example.com>\r\n\r\nx\r\n".to_vec();
+        let heard = device.send("copier@example.com", &[TO], message).await.unwrap().to_string();
+        assert!(heard.starts_with("250 "), "{delivery}: {heard}");
+        let (arrived, head, _) = arrives(&house.sandbox, 1).await;
+        assert_eq!(arrived.from, "copier@example.com", "{delivery}");
+        assert!(head.contains("\r\nFrom: Boss <scanner@example.com>\r\n"), "{delivery}: {head}");
+        if delivery == SPOOL {
+            let all = house.keeper().queue.list(Filter::default()).await.unwrap();
+            assert!(all.iter().all(|message| message.device == "copier"), "{all:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn row_25_a_date_and_a_message_id_are_added_where_they_are_missing() {
     for delivery in MODES {
         for more in [REWRITE, "[sender]\nrewrite = \"keep\"\n"] {
@@ -176,7 +223,7 @@ async fn another_mailbox_is_another_from_and_a_stopped_one_is_passed_over() {
 async fn row_22_without_a_header_section_the_data_are_a_body() {
     for delivery in MODES {
         let house = InMemory::build(plan(delivery, REWRITE)).await;
-        let messages: [(&[u8], &[u8]); 4] = [
+        let messages: [(&[u8], &[u8]); 5] = [
             (
                 b"door 4 is open\r\nFrom: text\r\n\r\nmore\r\n",
                 b"door 4 is open\r\nFrom: text\r\n\r\nmore\r\n",
@@ -184,6 +231,7 @@ async fn row_22_without_a_header_section_the_data_are_a_body() {
             (b"\r\nFrom: text\r\n", b"From: text\r\n"),
             (b"T\xfcr 4\r\n..\r\n", b"T\xfcr 4\r\n..\r\n"),
             (b"QUJD\r\nREVG\r\n", b"QUJD\r\nREVG\r\n"),
+            (b"From a@b Mon\r\nthe door\r\n", b"From a@b Mon\r\nthe door\r\n"),
         ];
         for (count, (message, body)) in (1..).zip(messages) {
             let heard = send(&house, MAILBOX, message).await;
@@ -192,10 +240,20 @@ async fn row_22_without_a_header_section_the_data_are_a_body() {
             assert!(fields(&head)[2..] == ["From: <scanner@example.com>\r\n"], "{head}");
             assert_eq!(behind, body, "{delivery}");
         }
+        // A mail file's line and a byte order mark would end the header section behind fields of ours.
+        for (count, front) in (6..).zip(["From a@b Mon Jan  1 00:00:00 2026\r\n", "\u{feff}"]) {
+            let message = format!("{front}From: A <a@x.lan>\r\nX: y\r\n\r\n{front}z\r\n");
+            let heard = send(&house, MAILBOX, message.as_bytes()).await;
+            assert!(heard.starts_with("250 "), "{delivery}: {heard}");
+            let (_, head, behind) = arrives(&house.sandbox, count).await;
+            let expected = ["From: A <scanner@example.com>\r\n", "X: y\r\n"];
+            assert!(fields(&head)[2..] == expected, "{delivery}: {head}");
+            assert_eq!(behind, format!("{front}z\r\n").as_bytes(), "{delivery}");
+        }
         // Header only, and octets outside ASCII in it.
         let heard = send(&house, MAILBOX, b"From: B\xfcro <a@x.lan>\r\nSubject: \xe9\r\n").await;
         assert!(heard.starts_with("250 "), "{delivery}: {heard}");
-        house.sandbox.delivered(5).await;
+        house.sandbox.delivered(8).await;
         let data = house.sandbox.deliveries().pop().unwrap().data;
         assert!(data.ends_with(b"From: B\xfcro <scanner@example.com>\r\nSubject: \xe9\r\n"));
     }

@@ -236,6 +236,27 @@ impl Rule {
     }
 }
 
+/// Whom a message says that it is from, where that is nobody whom its device may send as. Of a field that readers may
+/// read differently every word with an `@` counts, quoted ones and comments too.
+pub fn outside(senders: &Patterns, section: &Section) -> Option<String> {
+    let from = section.fields().filter(|field| field.is("From"));
+    from.flat_map(|field| named(field.value)).find(|address| !senders.hold(address))
+}
+
+fn named(value: &[u8]) -> Vec<String> {
+    let addresses = entries(value).filter_map(|entry| entry.address);
+    let mut all: Vec<String> = addresses.map(|address| address.into_owned()).collect();
+    if is_plain(value) {
+        return all;
+    }
+    let is_between = |octet: &u8| octet.is_ascii_whitespace() || b"()<>[],:;\"\\".contains(octet);
+    let words = value.split(is_between).filter(|word| word.contains(&b'@'));
+    all.extend(words.map(|word| String::from_utf8_lossy(word).into_owned()));
+    // Whole addresses say more in a refusal.
+    all.sort_by_key(|word| word.starts_with('@'));
+    all
+}
+
 /// The fields that say whom a message is from.
 #[derive(Default)]
 struct Authors<'a> {

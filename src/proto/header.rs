@@ -4,7 +4,7 @@
 //! the next server takes away (RFC 5321 section 4.5.2). Lines that are no field are stepped over, and nothing takes
 //! longer than the length of its input.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::memchr;
 
 /// Octets that a header section may have.
@@ -13,6 +13,9 @@ pub const LONGEST: usize = 256 * 1024;
 /// The header section of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Section {
+    /// Octets in front of its fields that are dropped: a byte order mark, a mail file's line. Fields of ours go in
+    /// front, and behind these it would end the header section for some servers.
+    pub front: usize,
     /// Its fields, each with its CR LF, without the blank line behind them.
     pub fields: Bytes,
     /// The data do not begin with a field: there is no header section, nor a blank line that ends it.
@@ -30,6 +33,9 @@ pub enum Found {
     TooLong,
 }
 
+/// A byte order mark in UTF-8.
+const MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// Finds the end of the header section while the data stream in.
 #[derive(Debug, Default)]
 pub struct Finder {
@@ -37,17 +43,21 @@ pub struct Finder {
     seen: usize,
     /// Where the line begins that is being read.
     line: usize,
+    /// Octets in front of the first field.
+    front: usize,
     last: u8,
     first: FirstLine,
 }
 
-/// What the first line is.
+/// What the first line is, or the one behind a mail file's.
 #[derive(Debug, PartialEq, Eq)]
 enum FirstLine {
     /// A name so far; its first octets.
     Name(Vec<u8>),
-    /// A name with blanks behind it.
-    Blank,
+    /// A name with blanks behind it, which may be a mail file's `From`.
+    Blank(bool),
+    /// The line that a mail file has in front of each message, if a field follows.
+    Separator,
     /// A field.
     Field,
     /// None.
@@ -89,15 +99,21 @@ impl Finder {
                 return Some(Found::Missing);
             }
             let length = self.seen - self.line;
-            if length == 0 || length == 1 && self.last == b'\r' {
+            let is_blank = length == 0 || length == 1 && self.last == b'\r';
+            if is_blank && (self.line == 0 || self.first == FirstLine::Field) {
                 return Some(self.ends_at(self.line));
-            }
-            if self.first != FirstLine::Field {
-                return Some(Found::Missing);
             }
             (self.seen, self.last) = (self.seen + 1, b'\n');
             self.line = self.seen;
             at += found + 1;
+            match self.first {
+                FirstLine::Field => {}
+                // One is enough.
+                FirstLine::Separator if self.front <= MARK.len() => {
+                    (self.front, self.first) = (self.line, FirstLine::default());
+                }
+                _ => return Some(Found::Missing),
+            }
         }
         self.read(&chunk[at..]);
         match self.first {
@@ -105,7 +121,6 @@ impl Finder {
             FirstLine::Field if self.line > LONGEST || self.seen > LONGEST + 1 => {
                 Some(Found::TooLong)
             }
-            FirstLine::Name(_) | FirstLine::Blank if self.seen > LONGEST => Some(Found::Missing),
             _ => None,
         }
     }
@@ -125,16 +140,22 @@ impl Finder {
 
     /// Octets of one line.
     fn read(&mut self, octets: &[u8]) {
-        if self.line == 0 {
-            for (place, octet) in octets.iter().enumerate() {
-                match self.first {
-                    FirstLine::Field | FirstLine::Other => break,
-                    // Stuffing.
-                    _ if self.seen + place == 0 && *octet == b'.' => {}
-                    // What a blank line begins with.
-                    _ if self.seen + place == 0 && *octet == b'\r' => {}
-                    _ => self.first.read(*octet),
+        for (place, octet) in (self.seen..).zip(octets) {
+            match self.first {
+                FirstLine::Field | FirstLine::Other => break,
+                // The same for all pieces that the data may come in.
+                _ if place >= LONGEST => self.first = FirstLine::Other,
+                FirstLine::Separator => {}
+                _ if place == self.front && MARK.get(place) == Some(octet) => self.front += 1,
+                // Half a mark is text; and a dot behind one would become stuffing.
+                _ if (1..MARK.len()).contains(&self.front)
+                    || place == MARK.len() && self.front == place && *octet == b'.' =>
+                {
+                    self.first = FirstLine::Other;
                 }
+                // Stuffing, and what a blank line begins with.
+                _ if place == self.line && matches!(octet, b'.' | b'\r') => {}
+                _ => self.first.read(*octet),
             }
         }
         self.seen += octets.len();
@@ -146,11 +167,7 @@ impl FirstLine {
     fn read(&mut self, octet: u8) {
         let next = match (&mut *self, octet) {
             (Self::Name(name), b':') if !name.is_empty() => Self::Field,
-            (Self::Name(name), b' ' | b'\t') if !name.is_empty() => {
-                // The line that a mail file has in front of each message is no reason to take the header section
-                // for text.
-                if is_separator(name) { Self::Field } else { Self::Blank }
-            }
+            (Self::Name(name), b' ' | b'\t') if !name.is_empty() => Self::Blank(is_separator(name)),
             (Self::Name(name), octet) if is_name(octet) => {
                 // Enough to know a separator by.
                 if name.len() < 8 {
@@ -158,8 +175,9 @@ impl FirstLine {
                 }
                 return;
             }
-            (Self::Blank, b' ' | b'\t') => return,
-            (Self::Blank, b':') => Self::Field,
+            (Self::Blank(_), b' ' | b'\t') => return,
+            (Self::Blank(_), b':') => Self::Field,
+            (Self::Blank(true), octet) if octet != b'\r' => Self::Separator,
             _ => Self::Other,
         };
         *self = next;
@@ -204,11 +222,13 @@ impl Gatherer {
         match found {
             Found::TooLong => Gathered::TooLong,
             Found::Missing => {
-                Gathered::Whole(Section { fields: Bytes::new(), is_missing: true }, all)
+                Gathered::Whole(Section { is_missing: true, ..Section::default() }, all)
             }
             Found::Section(octets) => {
-                let fields = all.split_to(octets.min(all.len()));
-                Gathered::Whole(Section { fields, is_missing: false }, all)
+                let mut fields = all.split_to(octets.min(all.len()));
+                let front = self.finder.front.min(fields.len());
+                fields.advance(front);
+                Gathered::Whole(Section { front, fields, is_missing: false }, all)
             }
         }
     }
@@ -316,7 +336,8 @@ mod tests {
         match gathered.unwrap_or_else(|| gatherer.end()) {
             Gathered::TooLong => None,
             Gathered::Whole(section, rest) => {
-                assert_eq!([&section.fields[..], &rest, &behind].concat(), data, "all is there");
+                let all = [&data[..section.front], &section.fields, &rest, &behind].concat();
+                assert_eq!(all, data, "all is there");
                 Some((section.fields.to_vec(), section.is_missing))
             }
         }
@@ -331,12 +352,23 @@ mod tests {
             ("..A: b\r\n\r\nbody", "..A: b\r\n", false),
             (".A: b\r\n\r\nbody", ".A: b\r\n", false),
             ("A: b\r\nno field\r\nC: d\r\n\r\nbody", "A: b\r\nno field\r\nC: d\r\n", false),
-            (
-                "From a@b Mon Jan  1 2026\r\nA: b\r\n\r\n",
-                "From a@b Mon Jan  1 2026\r\nA: b\r\n",
-                false,
-            ),
-            (">From a@b Mon\r\nA: b\r\n\r\n", ">From a@b Mon\r\nA: b\r\n", false),
+            // A mail file's line, and a byte order mark, are dropped in front of a field.
+            ("From a@b Mon Jan  1 2026\r\nA: b\r\n\r\n", "A: b\r\n", false),
+            (">From a@b Mon\r\n.A : b\r\n\r\n", ".A : b\r\n", false),
+            ("\u{feff}A: b\r\n\r\nbody", "A: b\r\n", false),
+            ("\u{feff}From a@b Mon\r\nA: b", "A: b", false),
+            ("From : b\r\n\r\n", "From : b\r\n", false),
+            ("From a@b Mon\r\nthe door\r\n\r\n", "", true),
+            ("From a@b Mon\r\n\r\nA: b\r\n", "", true),
+            ("From a@b Mon\r\nFrom c@d Mon\r\nA: b\r\n", "", true),
+            ("From a@b Mon\r\n", "", true),
+            ("From a@b Mon", "", true),
+            ("From \r\nA: b\r\n", "", true),
+            ("\u{feff}the door\r\nA: b\r\n", "", true),
+            ("\u{feff}.A: b\r\n", "", true),
+            ("\u{feff}\r\nA: b\r\n", "", true),
+            ("\u{feff}", "", true),
+            ("\u{f000}A: b\r\n", "", true),
             // Header only.
             ("A: b\r\nC: d\r\n", "A: b\r\nC: d\r\n", false),
             // No header section.
@@ -371,6 +403,10 @@ mod tests {
             assert!(found(&of(LONGEST + 1), piece).is_none());
             let many = [b"A: b\r\n".repeat(LONGEST), b"\r\nbody".to_vec()].concat();
             assert!(found(&many, piece).is_none());
+            // The colon is the last octet that counts, or comes too late.
+            let named = |octets: usize| [&vec![b'x'; octets], &b": y\r\n\r\n"[..]].concat();
+            assert_eq!(found(&named(LONGEST - 1), piece), None);
+            assert_eq!(found(&named(LONGEST), piece), Some((Vec::new(), true)));
             let text = vec![b'x'; LONGEST + 70_000];
             assert_eq!(found(&text, piece), Some((Vec::new(), true)));
         }
@@ -418,6 +454,28 @@ mod tests {
             prop_assert_eq!(found(data.as_bytes(), piece), whole);
         }
 
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn any_split_gives_the_same_verdict_on_long_ones(
+            begin in "(\u{feff})?(From a@b\r\n)?(A:|A ?| ?)",
+            octet in "[x :]",
+            short in 0usize..9,
+            end in "[x:. \r\n]{0,9}",
+            piece in 1usize..9,
+        ) {
+            let filler = octet.repeat(LONGEST - begin.len() - short);
+            let data = [&begin[..], &filler, &end].concat();
+            let whole = found(data.as_bytes(), data.len());
+            for piece in [LONGEST / 8 + piece, LONGEST - 9 + piece, LONGEST + 5 - piece] {
+                prop_assert_eq!(found(data.as_bytes(), piece), whole.clone());
+            }
+        }
+    }
+
+    proptest! {
         #[test]
         fn fields_cover_the_section(data in "[A:. \tb\r\n]{0,40}") {
             let mut at = 0;

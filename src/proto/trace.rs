@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_was_here_before_or_has_gone_too_far_goes_in_circles() {
         let of = |fields: String| {
-            Trace::of(&Section { fields: fields.into(), is_missing: false }, "relay.example")
+            Trace::of(&Section { fields: fields.into(), ..Section::default() }, "relay.example")
         };
         let received = Received {
             client: Some(("copier", IpAddr::from([192, 0, 2, 7]))),

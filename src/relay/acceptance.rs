@@ -206,7 +206,7 @@ impl Acceptance<'_> {
 
     /// Another mailbox sends it from now on.
     fn go_through(&mut self, other: Arc<Mailbox>) {
-        let rule = self.relay.rule(&other, self.transaction.device());
+        let rule = self.transaction.rule_at(&other);
         self.letter = self.letter.clone().by(&rule);
         self.transaction.go_through(other);
     }
@@ -377,7 +377,7 @@ impl Acceptance<'_> {
         let recipients = self.letter.envelope.recipients.iter().cloned();
         Matter {
             id: self.transaction.id.clone(),
-            device: self.transaction.device().to_owned(),
+            device: self.transaction.kept_as().to_owned(),
             mailbox: mailbox.address().to_owned(),
             bound: self.transaction.is_bound(),
             size: self.letter.envelope.params.size.unwrap_or(0),

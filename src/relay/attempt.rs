@@ -23,7 +23,7 @@ use futures_util::future::BoxFuture;
 
 use super::replay::{Cursor, Replay};
 use crate::{
-    policy::sender::Rule,
+    policy::sender::{Rewrite, Rule},
     proto::{
         client::Stage,
         envelope::Envelope,
@@ -52,7 +52,7 @@ pub struct Letter {
     pub head: Bytes,
     /// The reverse-path as it was received.
     from: ReversePath,
-    /// The header section as it was received; `None`: the data are not edited.
+    /// The header section as it was received; `None`: the data are not edited, as nothing is with [`Rewrite::Keep`].
     section: Option<Section>,
     /// What goes up in its place.
     front: Bytes,
@@ -120,6 +120,10 @@ impl Letter {
     ) -> Self {
         let (from, head) = (envelope.reverse_path, head.into());
         envelope.reverse_path = rule.reverse_path(&from);
+        // A section that is too long is refused at its dot. Should it be here all the same it is text: nothing goes up
+        // as somebody else because nobody could edit it.
+        let text = || Section { is_missing: true, ..Section::default() };
+        let section = section.or_else(|| (rule.rewrite == Rewrite::Mailbox).then(text));
         let front = match &section {
             Some(section) => rule.front(&from, &head, section),
             None => head.clone(),
@@ -135,7 +139,7 @@ impl Letter {
 
     /// Octets of the data that something else goes up for.
     fn replaced(&self) -> usize {
-        self.section.as_ref().map_or(0, |section| section.fields.len())
+        self.section.as_ref().map_or(0, |section| section.front + section.fields.len())
     }
 
     fn recipients(&self) -> &[ForwardPath] {
@@ -256,4 +260,26 @@ pub async fn whole(
     }
     let Dotted { verdict, replies } = opened.dot(sent);
     Dotted::outcome(replies, verdict.await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::param::MailParams;
+
+    #[test]
+    fn what_is_too_long_to_edit_is_text_unless_nothing_is_edited() {
+        let keep = Rule::keep("scanner@example.com");
+        let rewrite = Rewrite::Mailbox;
+        let rule = Rule { rewrite, ..keep.clone() };
+        let (reverse_path, params) = (ReversePath::Null, MailParams::default());
+        let envelope = Envelope { reverse_path, params, recipients: Vec::new() };
+        let letter = Letter::new(envelope, "Date: x\r\n", None, &rule);
+        assert_eq!(letter.front, "Date: x\r\nFrom: <scanner@example.com>\r\n\r\n");
+        assert_eq!(letter.replaced(), 0);
+        let letter = letter.by(&rule);
+        assert_eq!(letter.front, "Date: x\r\nFrom: <scanner@example.com>\r\n\r\n");
+        let envelope = letter.envelope;
+        assert_eq!(Letter::new(envelope, "Date: x\r\n", None, &keep).front, "Date: x\r\n");
+    }
 }

@@ -45,7 +45,7 @@ const STEP: Duration = Duration::from_secs(300);
 pub struct Matter {
     /// Its id.
     pub id: String,
-    /// The device's name or address.
+    /// The device's name or address, as [`super::transaction::Transaction::kept_as`] has it.
     pub device: String,
     /// The mailbox that it goes through.
     pub mailbox: String,
@@ -151,7 +151,7 @@ pub async fn settle(
     let tried = Tried {
         mailbox,
         bound: matter.bound,
-        asks_as: relay.asks_as(&matter.from, &matter.device),
+        asks_as: relay.asks_as(&matter.from, relay.senders(&matter.device)),
         sender,
         size: matter.size,
         recipients: recipients.len(),
@@ -253,14 +253,15 @@ pub async fn deliver(
     let own = keeper.mailboxes.find(&leased.mailbox);
     // What is to be found out about a mailbox is found out there.
     let own = own.filter(|_| leased.bound || probe.is_some());
-    let from = relay.asks_as(leased.reverse_path.as_str(), &leased.device);
+    let senders = relay.senders(&leased.device);
+    let from = relay.asks_as(leased.reverse_path.as_str(), senders);
     let mailbox = Arc::clone(keeper.mailboxes.choose(
         own,
         from,
         Some(leased.body.size()),
         leased.recipients.len(),
     ));
-    let rule = relay.rule(&mailbox, &leased.device);
+    let rule = relay.rule(&mailbox, senders);
     let sender = rule.reverse_path(&leased.reverse_path).as_str().to_owned();
     let matter = Matter::of(&leased, mailbox.address(), &sender, leased.attempts + 1);
     if probe.is_none()

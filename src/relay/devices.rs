@@ -104,6 +104,11 @@ impl Terms {
         self.first(|device| device.delivery)
     }
 
+    /// The entry that says what it may send as.
+    pub fn judge(&self) -> Option<&str> {
+        self.first(|device| device.senders.as_ref().map(|_| device.name.as_str()))
+    }
+
     /// What it may send as; `None`: anything.
     pub fn senders(&self) -> Option<&Patterns> {
         self.first(|device| device.senders.as_ref())
@@ -198,6 +203,9 @@ mod tests {
         assert_eq!((both.name(), both.delivery()), (Some("floor"), Some(DeliveryMode::Spool)));
         assert!(both.senders().unwrap().hold("address@x"), "its address says so");
         assert!(!both.senders().unwrap().hold("login@x"));
+        assert_eq!(both.judge(), Some("floor"));
+        assert_eq!(terms("192.0.2.1", Some("copier3")).judge(), Some("login"));
+        assert_eq!(terms("192.0.2.1", None).judge(), None);
         assert!(both.recipients().unwrap().hold("b@x"), "its address says nothing of them");
         assert_eq!(both.line_endings(), Some(LineEndings::Strict));
         assert!(terms("10.0.0.1", None).recipients().is_none(), "the first of its address counts");

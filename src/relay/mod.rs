@@ -98,24 +98,25 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// What a device's mail may call itself at a mailbox. `device` is its name in logs.
-    pub fn rule(&self, mailbox: &Mailbox, device: &str) -> Arc<Rule> {
+    /// What mail may call itself at a mailbox, of what its device may send as.
+    pub fn rule(&self, mailbox: &Mailbox, senders: Option<&Patterns>) -> Arc<Rule> {
         Arc::new(Rule {
             rewrite: self.mailboxes.rewrite(),
             mailbox: mailbox.address().to_owned(),
             send_as: mailbox.send_as().clone(),
-            senders: self.senders(device).cloned(),
+            senders: senders.cloned(),
         })
     }
 
-    /// As whom a device's mail asks for a mailbox: as nobody where its reverse-path is rewritten everywhere.
-    pub fn asks_as<'a>(&self, reverse_path: &'a str, device: &str) -> &'a str {
+    /// As whom mail asks for a mailbox: as nobody where its reverse-path is rewritten everywhere.
+    pub fn asks_as<'a>(&self, reverse_path: &'a str, senders: Option<&Patterns>) -> &'a str {
         let goes = self.mailboxes.rewrite() == Rewrite::Keep
-            || self.senders(device).is_none_or(|senders| senders.hold(reverse_path));
+            || senders.is_none_or(|senders| senders.hold(reverse_path));
         if goes { reverse_path } else { "" }
     }
 
-    fn senders(&self, device: &str) -> Option<&Patterns> {
+    /// What a kept message may be sent as; `device` is what its row has ([`transaction::Transaction::kept_as`]).
+    pub fn senders(&self, device: &str) -> Option<&Patterns> {
         self.devices.named(device)?.senders.as_ref()
     }
 

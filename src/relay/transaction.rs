@@ -147,6 +147,11 @@ impl Transaction {
         &self.origin.device
     }
 
+    /// Under whose name it is kept: that of the entry that says what it may be sent as, or else the device's.
+    pub fn kept_as(&self) -> &str {
+        self.origin.terms.judge().unwrap_or(&self.origin.device)
+    }
+
     /// As whom it asks for a lease: several devices may have one name.
     pub fn who(&self) -> Who {
         Who::Device(self.origin.peer.to_string().into())
@@ -163,7 +168,7 @@ impl Transaction {
         let choose = || {
             let Envelope { reverse_path, params, recipients } = envelope;
             let (bound, count) = (origin.bound.as_ref(), recipients.len().max(1));
-            let asks_as = origin.relay.asks_as(reverse_path.as_str(), &origin.device);
+            let asks_as = origin.relay.asks_as(reverse_path.as_str(), origin.terms.senders());
             let mailboxes = &origin.relay.mailboxes;
             Arc::clone(mailboxes.choose(bound, asks_as, params.size, count))
         };
@@ -172,13 +177,19 @@ impl Transaction {
 
     /// As whom it asks for a mailbox.
     pub fn asks_as(&self) -> &str {
-        self.origin.relay.asks_as(self.envelope.reverse_path.as_str(), &self.origin.device)
+        let Origin { relay, terms, .. } = &self.origin;
+        relay.asks_as(self.envelope.reverse_path.as_str(), terms.senders())
     }
 
     /// What it may call itself at the mailbox that it goes through.
     pub fn rule(&mut self) -> Arc<Rule> {
         let mailbox = self.mailbox();
-        self.origin.relay.rule(&mailbox, &self.origin.device)
+        self.rule_at(&mailbox)
+    }
+
+    /// What it may call itself at that mailbox.
+    pub fn rule_at(&self, mailbox: &Mailbox) -> Arc<Rule> {
+        self.origin.relay.rule(mailbox, self.origin.terms.senders())
     }
 
     /// The reverse-path as it is sent.

@@ -22,6 +22,7 @@ pub(super) fn devices(
     for mut table in root.sections("device") {
         let device = device(&mut table, known);
         if let Some(device) = &device {
+            same_name(&table, device, &devices);
             without_effect(&table, device, &devices, log_in);
             open_relay(&table, device, &devices, listeners);
         }
@@ -84,6 +85,17 @@ fn patterns(table: &mut Table<'_>, key: &'static str, example: &str) -> Option<P
         table.problem(key, "an empty list refuses everything", format!("{example}, or remove it"));
     }
     Some(Patterns::new(list))
+}
+
+/// Kept messages are judged by the name of their device's entry.
+fn same_name(table: &Table<'_>, device: &Device, earlier: &[Device]) {
+    let is_named = table.has("name");
+    let is_same =
+        |other: &&Device| other.name == device.name && (is_named || other.who != device.who);
+    if earlier.iter().any(|other| is_same(&other)) {
+        let reason = format!("another [[device]] above is called {:?}", device.name);
+        table.problem("name", reason, "give each device a name of its own");
+    }
 }
 
 /// A single address without its `/32`.

@@ -24,7 +24,7 @@ fn path(address: &str) -> ReversePath {
 }
 
 fn section(text: &[u8]) -> Section {
-    Section { fields: Bytes::copy_from_slice(text), is_missing: false }
+    Section { fields: Bytes::copy_from_slice(text), ..Section::default() }
 }
 
 fn edited(rule: &Rule, received: &str, text: &[u8]) -> String {
@@ -246,6 +246,30 @@ fn a_device_may_be_held_to_fewer_senders() {
 }
 
 #[test]
+fn where_nobody_rewrites_a_from_outside_of_the_senders_is_found() {
+    let senders = Patterns::new(vec!["copier@example.com".to_owned()]);
+    for (fields, expected) in [
+        ("", None),
+        ("From:\r\nSender: x@y\r\n", None),
+        ("From: C <Copier@example.com>\r\n", None),
+        ("From: \"x@y\" <copier@example.com>\r\n", None),
+        ("From: Ricoh [MP] <copier@example.com>\r\n", None),
+        ("From: C <boss@example.com>\r\n", Some("boss@example.com")),
+        ("From: copier@example.com, boss@example.com\r\n", Some("boss@example.com")),
+        ("From: copier@example.com\r\nfrom : x@y\r\n", Some("x@y")),
+        ("From: Team: boss@example.com;\r\n", Some("boss@example.com")),
+        ("From: [<x@y>] <copier@example.com>\r\n", Some("x@y")),
+        ("From: <@\"x@y> z\":copier@example.com>\r\n", Some("x@y")),
+        ("From: (a (b) <x@y>) copier@example.com\r\n", Some("x@y")),
+        ("From: boss @ example.com\r\n", Some("boss@example.com")),
+        ("From: x @ y <copier@example.com>\r\n", Some("@")),
+    ] {
+        let found = outside(&senders, &section(fields.as_bytes()));
+        assert_eq!(found.as_deref(), expected, "{fields:?}");
+    }
+}
+
+#[test]
 fn a_missing_from_is_who_the_envelope_says_as_it_is_sent() {
     let rule = rule(&["helpdesk@example.com"], None);
     for (received, from) in [
@@ -263,7 +287,7 @@ fn a_missing_from_is_who_the_envelope_says_as_it_is_sent() {
 
 #[test]
 fn where_there_is_no_header_section_ours_is_one() {
-    let missing = Section { fields: Bytes::new(), is_missing: true };
+    let missing = Section { is_missing: true, ..Section::default() };
     let front = |rule: &Rule, section| rule.front(&path(MAILBOX), b"Date: x\r\n", section);
     let (rule, keep) = (rule(&[], None), Rule::keep(MAILBOX));
     assert_eq!(front(&rule, &missing), "Date: x\r\nFrom: <scanner@example.com>\r\n\r\n");

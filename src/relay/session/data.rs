@@ -12,6 +12,7 @@ use super::Driver;
 use crate::{
     codec::{data::DataFault, server::ServerItem},
     config::{DeliveryMode, ReceivedDetail},
+    policy::sender::{self, Rewrite},
     proto::{
         client::Stage,
         header::{Gathered, Gatherer, Section},
@@ -343,6 +344,12 @@ impl Driver {
         if let Some(circle) = trace.circle {
             self.fault(DeviceFault::Loop);
             return Err(answer::circle(circle));
+        }
+        if let Some(senders) = self.terms.senders()
+            && self.relay.mailboxes.rewrite() == Rewrite::Keep
+            && let Some(from) = sender::outside(senders, section)
+        {
+            return Err(answer::sender_not_allowed(&self.device, &from));
         }
         let mut head = self.received();
         if !trace.has_date {
