@@ -615,7 +615,7 @@ fn warnings() {
         (with("", "auth = \"require\"\nallow = [\"::/0\"]\nopen_relay = true", "", "[auth]\nusers_file = \"users.txt\""), 7, "listener.open_relay", "mail is taken after a login only, so it has no effect"),
         (with("", "proxy_protocol_from = [\"10.0.0.1\", \"10.0.0.0/23\"]", "", ""), 5, "listener.proxy_protocol_from", "whoever is in 10.0.0.0/23 may claim any address"),
         (with("", "auth = \"require\"\nproxy_protocol_from = [\"2001:678::/64\"]", "", "[auth]\nusers_file = \"users.txt\""), 6, "listener.proxy_protocol_from", "whoever is in 2001:678::/64 may claim any address"),
-        (with("", "auth = \"offer\"\naccept_any_credentials = true", "", "[[device]]\nlogin = \"alarm\""), 13, "device.login", "accept_any_credentials takes any name, which proves nothing: the entry never counts"),
+        (with("", "auth = \"offer\"\naccept_any_credentials = true", "", "[[device]]\nlogin = \"alarm\""), 12, "device.login", "accept_any_credentials takes any name, which proves nothing: the entry never counts"),
         (with("", "auth = \"require\"\nallow = [\"::/0\"]", "", "[auth]\nusers_file = \"users.txt\"\n[[device]]\naddress = \"2001:678::/48\"\nauth = \"none\""), 14, "device.address", "public addresses are in it, and need no login at the listener \"127.0.0.1:2525\""),
     ] {
         let loaded = accepted(&text);
