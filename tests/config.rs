@@ -611,6 +611,11 @@ fn warnings() {
         (with("", "allow = [\"0.0.0.0/0\"]\nopen_relay = true", "", ""), 6, "listener.open_relay", "THIS IS AN OPEN RELAY: everybody who reaches this port can send as your mailbox"),
         (with("", "open_relay = true", "", ""), 5, "listener.open_relay", "allow is not open, so it changes nothing"),
         (with("", "auth = \"require\"", "", "[auth]\nusers_file = \"ca.pem\""), 11, "auth.users_file", "it has no login yet, so no device can send where auth = \"require\""),
+        (with("", "auth = \"require\"\nopen_relay = true", "", "[auth]\nusers_file = \"users.txt\""), 6, "listener.open_relay", "mail is taken after a login only, so it has no effect"),
+        (with("", "auth = \"require\"\nallow = [\"::/0\"]\nopen_relay = true", "", "[auth]\nusers_file = \"users.txt\""), 7, "listener.open_relay", "mail is taken after a login only, so it has no effect"),
+        (with("", "proxy_protocol_from = [\"10.0.0.1\", \"10.0.0.0/23\"]", "", ""), 5, "listener.proxy_protocol_from", "whoever is in 10.0.0.0/23 may claim any address"),
+        (with("", "auth = \"require\"\nproxy_protocol_from = [\"2001:678::/64\"]", "", "[auth]\nusers_file = \"users.txt\""), 6, "listener.proxy_protocol_from", "whoever is in 2001:678::/64 may claim any address"),
+        (with("", "auth = \"offer\"\naccept_any_credentials = true", "", "[[device]]\nlogin = \"alarm\""), 12, "device.login", "accept_any_credentials takes any name, which proves nothing: the entry never counts"),
         (with("", "auth = \"require\"\nallow = [\"::/0\"]", "", "[auth]\nusers_file = \"users.txt\"\n[[device]]\naddress = \"2001:678::/48\"\nauth = \"none\""), 14, "device.address", "public addresses are in it, and need no login at the listener \"127.0.0.1:2525\""),
     ] {
         let loaded = accepted(&text);
@@ -619,6 +624,22 @@ fn warnings() {
         let Problem { line: at, key: of, reason: why, hint, .. } = warnings[0];
         assert_eq!((*at, of.as_str(), why.as_str()), (Some(line), key, reason));
         assert!(hint.is_some());
+    }
+}
+
+#[test]
+#[rustfmt::skip] // a table, a row a line
+fn what_is_no_reason_to_warn() {
+    let login = "auth = \"require\"\nproxy_protocol_from = [\"193.99.144.0/24\"]";
+    let users = "[auth]\nusers_file = \"users.txt\"";
+    for (listener, end) in [
+        ("proxy_protocol_from = [\"10.0.0.0/24\", \"fd00::/120\", \"193.99.144.85\", \"2001:678::1\"]", String::new()),
+        (login, users.to_owned()),
+        // The login is met at one address.
+        ("auth = \"offer\"\naccept_any_credentials = true", format!("{users}\n[[device]]\nlogin = \"alarm\"\n[[device]]\naddress = \"10.0.0.1\"\naccept_any_credentials = false")),
+    ] {
+        let loaded = accepted(&with("", listener, "", &end));
+        assert!(odd(&loaded).is_empty(), "{:?}", loaded.warnings);
     }
 }
 

@@ -105,11 +105,16 @@ async fn a_device_is_bound_by_its_address() {
 
 #[tokio::test(start_paused = true)]
 async fn a_device_that_is_told_by_its_login_has_its_name() {
-    let more = format!("{TWO}[[device]]\nname = \"panel\"\nlogin = \"alarm\"\n");
-    let listener = "auth = \"offer\"\nauth_without_tls = true\naccept_any_credentials = true";
+    let folder = tempfile::tempdir().unwrap();
+    let users_file = folder.path().join("users.txt");
+    fs::write(&users_file, format!("alarm:{}\n", hash("geheim"))).unwrap();
+    let more = format!(
+        "{TWO}[auth]\nusers_file = {users_file:?}\n[[device]]\nname = \"panel\"\nlogin = \"alarm\"\n"
+    );
+    let listener = "auth = \"offer\"\nauth_without_tls = true";
     let house = InMemory::build(Plan { listener, delivery: SPOOL, ..plan(&more) }).await;
     let mut device = house.device().await;
-    let secret = BASE64_STANDARD.encode("\0alarm\0anything");
+    let secret = BASE64_STANDARD.encode("\0alarm\0geheim");
     device.say(&format!("AUTH PLAIN {secret}")).await.unwrap();
     let heard = device.send("a@example.com", &["b@example.com"], MESSAGE).await.unwrap();
     assert_eq!(heard.code.get(), 250);

@@ -101,6 +101,17 @@ async fn it_warns_of_an_open_relay_and_of_devices_that_share_an_address() {
     let status = json(&house, "/status").await;
     let warning = status["warnings"][0].as_str().unwrap();
     assert!(warning.starts_with("listener lan is an OPEN RELAY: "), "{warning}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let users_file = folder.path().join("users.txt");
+    std::fs::write(&users_file, "").unwrap();
+    let (listener, more) = (
+        format!("{listener}\nauth = \"require\"\nauth_without_tls = true"),
+        format!("[auth]\nusers_file = {users_file:?}\n"),
+    );
+    let plan = Plan { listener: &listener, more: &more, ..Plan::default() };
+    let status = json(&House::build(plan).await, "/status").await;
+    assert_eq!(status["warnings"], serde_json::json!([]), "a login is needed");
 }
 
 #[tokio::test]

@@ -181,7 +181,7 @@ pub struct Listener {
 impl Listener {
     /// Whether it takes mail from the whole Internet, since it is told to.
     pub fn is_open_relay(&self) -> bool {
-        self.open_relay && self.allow.is_open()
+        self.open_relay && self.allow.is_open() && self.profile.takes_anybody()
     }
 }
 

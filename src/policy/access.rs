@@ -102,21 +102,29 @@ fn v4_overlap(one: Ipv4Net, other: Ipv4Net) -> u64 {
     }
 }
 
-/// The IPv4 addresses that an IPv6 network stands for: translated (64:ff9b::/96, RFC 6052) or tunnelled (2002::/16,
-/// RFC 3056).
+/// The IPv4 addresses that an IPv6 network stands for: translated (64:ff9b::/96, RFC 6052; 64:ff9b:1::/48, RFC 8215,
+/// where any part may carry them all) or tunnelled (2002::/16, RFC 3056; 2001::/32, RFC 4380, which inverts them).
 fn embedded(network: IpNet) -> Option<Ipv4Net> {
     let IpNet::V6(network) = network else { return None };
-    let translated = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
-    let tunnelled = Ipv6Net::new_assert(Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16);
-    [translated, tunnelled].into_iter().find_map(|form| {
+    let form = |words: [u16; 3], prefix, at, inverted| {
+        let [first, second, third] = words;
+        let start = Ipv6Addr::new(first, second, third, 0, 0, 0, 0, 0);
+        (Ipv6Net::new_assert(start, prefix), at, inverted)
+    };
+    let forms = [
+        form([0x64, 0xff9b, 0], 96, 96, 0),
+        form([0x64, 0xff9b, 1], 48, 96, 0),
+        form([0x2002, 0, 0], 16, 16, 0),
+        form([0x2001, 0, 0], 32, 96, u32::MAX),
+    ];
+    forms.into_iter().find_map(|(form, at, inverted)| {
         if network.contains(&form) {
             return Some(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
         }
         form.contains(&network).then_some(())?;
-        let below = u32::from(form.prefix_len());
-        let address = (network.network().to_bits() << below >> 96) as u32;
-        let prefix = (network.prefix_len() - form.prefix_len()).min(32);
-        Some(Ipv4Net::new_assert(Ipv4Addr::from_bits(address), prefix))
+        let address = (network.network().to_bits() << at >> 96) as u32 ^ inverted;
+        let prefix = network.prefix_len().saturating_sub(at).min(32);
+        Some(Ipv4Net::new_assert(Ipv4Addr::from_bits(address), prefix).trunc())
     })
 }
 
@@ -270,6 +278,17 @@ mod tests {
             ("2002::/16", true, true),
             ("2002:1400::/24", false, true),
             ("64::/16", true, true),
+            ("64:ff9b:1::/48", true, true),
+            ("64:ff9b:1:7::/64", true, true),
+            ("64:ff9b:1:7::a00:0/104", false, false),
+            ("64:ff9b:1:7::1400:0/104", false, true),
+            ("64:ff9b:2::/48", false, false),
+            ("2001::/32", true, true),
+            ("2001:0:1400::/40", true, true),
+            // 20.0.0.0/7 and 20.0.0.0/8, inverted.
+            ("2001::ebff:0/96 2001::1", true, true),
+            ("2001::ea00:0/103", true, true),
+            ("2001::eb00:0/104", false, true),
         ] {
             let parsed = networks.split_whitespace().map(|it| {
                 it.parse().unwrap_or_else(|_| IpNet::from(it.parse::<IpAddr>().unwrap()))

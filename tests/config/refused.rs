@@ -223,6 +223,11 @@ fn an_open_relay_has_a_name_of_its_own() {
         (login, &device("address = \"0.0.0.0/0\"\nauth = \"none\""), "14: device.address: an open relay: without a login everybody who reaches the listener \"127.0.0.1:2525\""),
         (login, &device("address = \"0.0.0.0/1\"\naccept_any_credentials = true"), "device.address: an open relay"),
         (login, &device("address = \"20.0.0.0/8\"\nauth = \"offer\"\n[[device]]\naddress = \"31.0.0.0/9\"\nauth = \"none\""), "device.address: an open relay"),
+        (&format!("{login}\nopen_relay = true"), &device("address = \"0.0.0.0/0\"\nauth = \"none\""), "device.address: an open relay"),
+        ("allow = [\"64:ff9b:1::/48\"]", "", "listener.allow: an open relay"),
+        ("allow = [\"2001::/32\"]", "", "listener.allow: an open relay"),
+        ("proxy_protocol_from = [\"10.0.0.1\", \"193.99.144.84/31\"]", "", "5: listener.proxy_protocol_from: whoever is in 193.99.144.84/31 may claim any address, and it is public; list your balancers' own addresses, or"),
+        ("auth = \"require\"\naccept_any_credentials = true\nproxy_protocol_from = [\"2001:678::/127\"]", "", "listener.proxy_protocol_from: whoever is in 2001:678::/127 may"),
         ("proxy_protocol_from = [\"0.0.0.0/0\"]", "", "5: listener.proxy_protocol_from: whoever may send a PROXY header may claim any address"),
     ] {
         let problems = refused(&with("", listener, "", end));
@@ -234,7 +239,6 @@ fn an_open_relay_has_a_name_of_its_own() {
         (login.to_owned(), users.to_owned()),
         (login.to_owned(), device("address = \"193.99.144.85\"\nauth = \"none\"")),
         (login.to_owned(), device("address = \"0.0.0.0/0\"\ntls_profile = \"ancient\"")),
-        (format!("{login}\nopen_relay = true"), device("address = \"0.0.0.0/0\"\nauth = \"none\"")),
     ] {
         accepted(&with("", &listener, "", &end));
     }

@@ -17,7 +17,7 @@ use smtp_uplift::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::common::{MESSAGE, Plan, memory::InMemory};
+use crate::common::{MESSAGE, Plan, hash, memory::InMemory};
 
 /// Where the device with an entry of its own is.
 pub(crate) const OWN: &str = "10.1.2.3";
@@ -230,14 +230,23 @@ async fn row_07_a_password_is_not_asked_for_in_plaintext_because_of_it() {
     device.say("EHLO copier").await.unwrap();
     assert_eq!(device.say("AUTH LOGIN").await.unwrap().code.get(), 502, "the listener has none");
     drop(device);
-    let more = "[[device]]\naddress = \"10.0.0.0/8\"\n".to_owned() + login;
-    let house = InMemory::build(Plan { more: &more, ..Plan::default() }).await;
-    let mut device = greeted(&house, OWN).await;
-    device.say("EHLO copier").await.unwrap();
-    assert_eq!(device.say("AUTH PLAIN AHNjYW4AZ2VoZWlt").await.unwrap().code.get(), 235);
-    assert!(!delivers(&house, OWN, &hopeless()).await);
-    let offered = keywords(&mut greeted(&house, OWN).await).await;
-    assert!(offered.contains(&"STARTTLS".to_owned()), "{offered:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let users_file = folder.path().join("users.txt");
+    std::fs::write(&users_file, format!("scan:{}\n", hash("geheim"))).unwrap();
+    // A login that proves nothing is none.
+    for (any, kept) in [(false, true), (true, false)] {
+        let more = format!(
+            "[auth]\nusers_file = {users_file:?}\n[[device]]\naddress = \"10.0.0.0/8\"\nauth = \"offer\"\n\
+             auth_without_tls = true\naccept_any_credentials = {any}\n"
+        );
+        let house = InMemory::build(Plan { more: &more, ..Plan::default() }).await;
+        let mut device = greeted(&house, OWN).await;
+        device.say("EHLO copier").await.unwrap();
+        assert_eq!(device.say("AUTH PLAIN AHNjYW4AZ2VoZWlt").await.unwrap().code.get(), 235);
+        assert!(!delivers(&house, OWN, &hopeless()).await);
+        let offered = keywords(&mut greeted(&house, OWN).await).await;
+        assert_eq!(offered.contains(&"STARTTLS".to_owned()), kept, "{any} {offered:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

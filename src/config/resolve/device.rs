@@ -9,21 +9,32 @@ use super::{
 };
 use crate::{
     config::{Device, DeviceMatch, Listener, raw::Table},
-    policy::{AccessList, DeviceAuth, Patterns, canonical},
+    policy::{AccessList, DeviceAuth, Patterns, Profile, canonical},
 };
 
-pub(super) fn devices(
-    root: &mut Table<'_>,
+pub(super) fn devices<'a>(
+    root: &mut Table<'a>,
     listeners: &[Listener],
     known: &Addresses,
 ) -> Vec<Device> {
-    let log_in = listeners.iter().any(|listener| listener.profile.auth != DeviceAuth::None);
-    let mut devices = Vec::new();
-    for mut table in root.sections("device") {
+    let read = |mut table: Table<'a>| {
         let device = device(&mut table, known);
+        (table, device)
+    };
+    let read: Vec<_> = root.sections("device").into_iter().map(read).collect();
+    // Where devices meet a login: at the listeners, and at addresses whose own entry says otherwise.
+    let mut doors: Vec<_> = listeners.iter().map(|listener| listener.profile.clone()).collect();
+    for (_, device) in &read {
+        let own = device.iter().filter(|device| matches!(device.who, DeviceMatch::Network(_)));
+        doors.extend(own.flat_map(|device| {
+            listeners.iter().map(|listener| listener.profile.with(&device.profile))
+        }));
+    }
+    let mut devices = Vec::new();
+    for (table, device) in read {
         if let Some(device) = &device {
             same_name(&table, device, &devices);
-            without_effect(&table, device, &devices, log_in);
+            without_effect(&table, device, &devices, &doors);
             open_relay(&table, device, &devices, listeners);
         }
         table.finish();
@@ -112,7 +123,7 @@ fn open_relay(table: &Table<'_>, device: &Device, earlier: &[Device], listeners:
     let hint = "give the devices' own addresses, or let them log in";
     for listener in listeners {
         let Listener { profile, allow, .. } = listener;
-        if listener.open_relay || profile.takes_anybody() || !allow.is_open() {
+        if profile.takes_anybody() || !allow.is_open() {
             continue;
         }
         let waived = |device: &Device| match device.who {
@@ -128,8 +139,9 @@ fn open_relay(table: &Table<'_>, device: &Device, earlier: &[Device], listeners:
                 "an open relay: without a login everybody who reaches the listener {:?} could send as your mailbox",
                 listener.name
             );
-            let hint =
-                format!("{hint}. Who wants an open relay indeed writes open_relay = true there");
+            let hint = format!(
+                "{hint}. Who wants an open relay indeed writes open_relay = true there, and no auth"
+            );
             return table.problem("address", reason, hint);
         }
         let is_public = AccessList::from_iter([own]).admits_public();
@@ -144,7 +156,7 @@ fn open_relay(table: &Table<'_>, device: &Device, earlier: &[Device], listeners:
 }
 
 /// The first match wins, so what comes behind a wider one never counts.
-fn without_effect(table: &Table<'_>, device: &Device, earlier: &[Device], log_in: bool) {
+fn without_effect(table: &Table<'_>, device: &Device, earlier: &[Device], doors: &[Profile]) {
     let covers = |other: &&Device| match (&other.who, &device.who) {
         (DeviceMatch::Network(wide), DeviceMatch::Network(narrow)) => wide.contains(narrow),
         (wide, narrow) => wide == narrow,
@@ -157,8 +169,15 @@ fn without_effect(table: &Table<'_>, device: &Device, earlier: &[Device], log_in
         let reason =
             format!("the device {:?} above has it, and the first that matches counts", other.name);
         table.warning(key, reason, "put the narrower one first, or remove one of the two");
-    } else if key == "login" && !log_in {
-        let hint = "write auth = \"offer\" at its listener, or tell it by its address";
-        table.warning(key, "no listener offers AUTH, so nobody logs in with it", hint);
+    } else if key == "login" {
+        let mut logins = doors.iter().filter(|door| door.auth != DeviceAuth::None).peekable();
+        if logins.peek().is_none() {
+            let hint = "write auth = \"offer\" at its listener, or tell it by its address";
+            table.warning(key, "no listener offers AUTH, so nobody logs in with it", hint);
+        } else if logins.all(|door| door.accept_any_credentials) {
+            let reason = "accept_any_credentials takes any name, which proves nothing: the entry never counts";
+            let hint = "remove accept_any_credentials at its listener, or tell it by its address";
+            table.warning(key, reason, hint);
+        }
     }
 }

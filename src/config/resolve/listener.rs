@@ -136,15 +136,19 @@ fn contradictions(table: &Table<'_>, listener: &Listener, users_given: bool) {
         );
     }
     open_relay(table, listener);
+    balancers(table, listener);
 }
 
 /// Whether everybody could send. Nobody gets an open relay by mistake: it has a name of its own.
 fn open_relay(table: &Table<'_>, listener: &Listener) {
-    let Listener { allow, profile, proxy_protocol_from: balancers, .. } = listener;
+    let Listener { allow, profile, .. } = listener;
     let hint =
         "list the networks of your devices, or write auth = \"require\" with [auth] users_file";
     let is_open = allow.is_open();
-    if is_open && listener.open_relay {
+    if listener.open_relay && !profile.takes_anybody() {
+        let reason = "mail is taken after a login only, so it has no effect";
+        table.warning("open_relay", reason, "remove it");
+    } else if is_open && listener.open_relay {
         let reason =
             "THIS IS AN OPEN RELAY: everybody who reaches this port can send as your mailbox";
         table.warning("open_relay", reason, format!("remove it, and {hint}"));
@@ -160,10 +164,28 @@ fn open_relay(table: &Table<'_>, listener: &Listener) {
     } else if listener.open_relay {
         table.warning("open_relay", "allow is not open, so it changes nothing", "remove it");
     }
-    if balancers.is_open() {
+}
+
+/// Whose PROXY headers are believed: that is as good as an address of one's own choice.
+fn balancers(table: &Table<'_>, listener: &Listener) {
+    const KEY: &str = "proxy_protocol_from";
+    let hint = "list your balancers' own addresses";
+    let networks = listener.proxy_protocol_from.networks();
+    let wider =
+        |bits: u8| move |network: &&IpNet| network.max_prefix_len() - network.prefix_len() > bits;
+    let public = |network: &&IpNet| AccessList::from_iter([**network]).admits_public();
+    let reason = |network| format!("whoever is in {network} may claim any address");
+    if listener.proxy_protocol_from.is_open() {
         let reason =
             "whoever may send a PROXY header may claim any address, and here that is everybody";
-        table.problem("proxy_protocol_from", reason, "list your balancers' own addresses");
+        table.problem(KEY, reason, hint);
+    } else if listener.profile.takes_anybody()
+        && let Some(network) = networks.iter().filter(wider(0)).find(public)
+    {
+        let hint = format!("{hint}, or write auth = \"require\" with [auth] users_file");
+        table.problem(KEY, format!("{}, and it is public", reason(network)), hint);
+    } else if let Some(network) = networks.iter().find(wider(8)) {
+        table.warning(KEY, reason(network), hint);
     }
 }
 

@@ -19,8 +19,11 @@ impl Driver {
         let user = &credentials.user;
         let step = match verdict {
             Verdict::Accepted(account) => {
-                self.bind(Some((user, account)));
-                self.relay.roster.logged_in(self.peer, &self.device);
+                // A name that nobody has proven binds to nothing.
+                if !self.profile.accept_any_credentials {
+                    self.bind(Some((user, account)));
+                    self.relay.roster.logged_in(self.peer, &self.device);
+                }
                 self.session.login(credentials, true)
             }
             Verdict::Refused => {
