@@ -238,6 +238,8 @@ impl Drop for Place {
 mod tests {
     use std::ops::RangeInclusive;
 
+    use tokio_util::task::TaskTracker;
+
     use super::*;
 
     /// What an honest handshake takes.
@@ -257,10 +259,11 @@ mod tests {
 
     /// Each address holds what it gets until it is taken away, and comes back at once, so many times over.
     fn attack(handshakes: &Arc<Handshakes>, addresses: RangeInclusive<u8>, each: usize) {
+        let tasks = TaskTracker::new();
         for of in addresses {
             for _ in 0..each {
                 let handshakes = Arc::clone(handshakes);
-                tokio::spawn(async move {
+                tasks.spawn(async move {
                     loop {
                         if let Some(place) = handshakes.place(address(of)).await {
                             place.given_up().await;
@@ -273,9 +276,10 @@ mod tests {
 
     /// The longest that any of twenty printers waits for its place.
     async fn longest_wait(handshakes: &Arc<Handshakes>) -> Duration {
+        let tasks = TaskTracker::new();
         let printers = (201..=220).map(|of| {
             let handshakes = Arc::clone(handshakes);
-            tokio::spawn(async move {
+            tasks.spawn(async move {
                 let began = Instant::now();
                 let place = handshakes.place(address(of)).await.expect("a place");
                 let waited = began.elapsed();
