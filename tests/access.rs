@@ -97,7 +97,8 @@ async fn what_a_login_says_counts_after_it() {
     let bare_lf =
         device.send("alarm@x", &["guard@x"], "Subject: a\n\r\n").await.unwrap().to_string();
     assert!(bare_lf.starts_with("554 5.6.0 "), "{bare_lf}");
-    let queued = device.send("alarm@x", &["guard@x"], MESSAGE).await.unwrap().to_string();
+    let message = "From: alarm@x\r\n\r\nline\r\n";
+    let queued = device.send("alarm@x", &["guard@x"], message).await.unwrap().to_string();
     assert!(queued.starts_with("250 2.0.0 queued, id "), "{queued}");
     let mut device = device_at(&house, "10.0.0.3").await;
     log_in(&mut device, "free", "geheim").await;

@@ -220,7 +220,7 @@ async fn a_device_hears_of_a_pause_at_once() {
     let house = InMemory::build(Plan::default()).await;
     house.pool().pause(seconds(60));
     let (heard, took) = timed(house.send("a@x", &["b@x"])).await;
-    assert!(heard.starts_with("451 4.3.2 ") && took == seconds(0), "{heard} {took:?}");
+    assert!(heard.starts_with("451 4.3.2 ") && took < seconds(1), "{heard} {took:?}");
     sleep(seconds(60)).await;
     assert!(house.send("a@x", &["b@x"]).await.starts_with("250 "));
 }

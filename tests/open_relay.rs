@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use common::{KEEP, MESSAGE, Plan, STREAM, hash, memory::InMemory};
+use common::{KEEP, Plan, STREAM, hash, memory::InMemory};
 use smtp_uplift::sandbox::device::Device;
 
 const INSIDE: &str = "10.1.2.3";
@@ -62,7 +62,8 @@ async fn try_to_send(
         let secret = BASE64_STANDARD.encode(format!("\0{user}\0{secret}"));
         device.say(&format!("AUTH PLAIN {secret}")).await.unwrap();
     }
-    let heard = device.send(from, &[to], MESSAGE).await.unwrap().to_string();
+    let heard =
+        device.send(from, &[to], "Subject: scan\r\n\r\nline\r\n").await.unwrap().to_string();
     if !heard.starts_with("250 ") {
         // Whatever was refused, the rest is of no use either.
         device.say(&format!("RCPT TO:<{to}>")).await.unwrap();

@@ -134,11 +134,15 @@ async fn where_nothing_is_rewritten_a_from_of_somebody_else_is_refused_at_the_do
 #[tokio::test(start_paused = true)]
 async fn what_a_login_may_send_as_counts_for_the_from_field_too() {
     let mailbox = "password = { file = \"password\" }\nsend_as = [\"*@example.com\"]";
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users.txt");
+    std::fs::write(&users, format!("copier3:{}\n", common::hash("x"))).unwrap();
+    let users = users.display();
     let more = format!(
-        "{REWRITE}[[device]]\nname = \"floor\"\naddress = \"127.0.0.0/8\"\n[[device]]\nname = \"copier\"\nlogin = \"copier3\"\nsenders = [\"copier@example.com\"]\n"
+        "{REWRITE}[auth]\nusers_file = \"{users}\"\n[[device]]\nname = \"floor\"\naddress = \"127.0.0.0/8\"\n[[device]]\nname = \"copier\"\nlogin = \"copier3\"\nsenders = [\"copier@example.com\"]\n"
     );
     for delivery in MODES {
-        let listener = "auth = \"offer\"\naccept_any_credentials = true\nauth_without_tls = true";
+        let listener = "auth = \"offer\"\nauth_without_tls = true";
         let house = InMemory::build(Plan { mailbox, listener, ..plan(delivery, &more) }).await;
         let mut device = house.device().await;
         device.say("EHLO copier").await.unwrap();

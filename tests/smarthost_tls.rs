@@ -333,6 +333,7 @@ async fn mail_goes_through_where_our_certificate_is_known() {
         let lines = format!("{SHOWN}tls_backend = \"{backend}\"");
         let mut config = configuration(folder.path(), port, Some(&ca), &lines);
         config.state_dir = folder.path().join("state");
+        config.spool.directory = folder.path().join("spool");
         config.admin = None;
         let service = Service::start(config).await.unwrap();
         let listener = service.address("lan").unwrap();

@@ -6,19 +6,16 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::policy::household;
-
-/// Households that are remembered. When there are more, all are forgotten, and told of again.
+/// Devices that are remembered. When there are more, all are forgotten, and told of again.
 const DEVICES: usize = 2_000;
 
-/// Households of whose devices something was told: an address of IPv4, a /64 of IPv6.
+/// Devices of which something was told, by address; whoever has many counts as one if its caller makes them one.
 #[derive(Debug, Default)]
 pub struct Once(Mutex<HashSet<IpAddr>>);
 
 impl Once {
     /// Whether this is the first time.
     pub fn is_first(&self, device: IpAddr) -> bool {
-        let device = household(device);
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() >= DEVICES && !told.contains(&device) {
             told.clear();
@@ -41,7 +38,5 @@ mod tests {
             assert!(once.0.lock().unwrap().len() <= DEVICES);
         }
         assert!(once.is_first(device(1)), "forgotten meanwhile");
-        assert!(once.is_first("2001:db8::1".parse().unwrap()));
-        assert!(!once.is_first("2001:db8::2".parse().unwrap()), "whoever has one has them all");
     }
 }

@@ -94,7 +94,7 @@ async fn row_30_an_idle_connection_ends_after_its_limit_and_holds_no_lease() {
 #[tokio::test(start_paused = true)]
 async fn a_session_that_hands_in_nothing_ends_whatever_it_says() {
     let house = house("idle_timeout = \"10m\"").await;
-    let (mut device, began) = (device_at(&house, AT).await, Instant::now());
+    let (began, mut device) = (Instant::now(), device_at(&house, AT).await);
     let heard = go_on(&mut device, 300).await;
     assert!(heard.starts_with("421 4.4.2 "), "{heard}");
     assert!(began.elapsed() >= seconds(3_600) && began.elapsed() <= seconds(3_900));

@@ -135,7 +135,7 @@ fn listeners_and_mailboxes_that_make_no_sense() {
         ("", "", "[[mailbox]]\naddress = \"second@office.test\"\nusername = \"Scanner@office.test\"\npassword = { file = \"pw\" }", "12: mailbox.username: another mailbox logs in as Scanner@office.test at smtp.office365.com already: the two would share its limits, and each count them alone; keep one of the two, and name the other's address in its send_as; "),
         ("mailbox = \"scaner@office.test\"", "", "", "5: listener.mailbox: there is no [[mailbox]] \"scaner@office.test\"; did you mean \"scanner@office.test\"?"),
         ("", "", "[[device]]\naddress = \"10.1.2.3\"\nmailbox = \"x\"", "12: device.mailbox: there is no [[mailbox]] \"x\"; for example mailbox = \"scanner@office.test\""),
-        ("", "", "[smarthost]\nhost = \"localhost\"\nport = 2525", "10: smarthost: the smarthost of Scanner@office.test is localhost:2525, where the listener \"127.0.0.1:2525\" is: mail would go in circles; name the server"),
+        ("", "", "[smarthost]\nhost = \"localhost\"\nport = 2525", "10: smarthost: the smarthost of scanner@office.test is localhost:2525, where the listener \"127.0.0.1:2525\" is: mail would go in circles; name the server"),
         ("", "", "[[device]]\nname = \"c\"\naddress = \"10.1.2.3\"\n[[device]]\nname = \"c\"\naddress = \"10.1.2.4\"", "14: device.name: another [[device]] above is called \"c\"; give each device a name of its own"),
         ("", "", "[[device]]\nname = \"copier\"", "10: device.address: missing; for example address = \"10.1.2.3\", or login = \"copier3\""),
         ("", "", "[[device]]\naddress = \"10.1.2.3\"\nlogin = \"c\"", "12: device.login: a device is told by its address or its login; remove one of the two"),

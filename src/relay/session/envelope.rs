@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::Driver;
 use crate::{
+    policy::household,
     proto::{
         command::Command,
         envelope::Envelope,
@@ -75,7 +76,7 @@ impl Driver {
     /// What MAIL says besides and nobody understands harms nobody; an operator may wonder (devices.md row 15).
     pub(super) fn tell_ignored(&self, line: &[u8]) {
         let ignored = Command::ignored(line);
-        if !ignored.is_empty() && self.relay.ignored.is_first(self.peer) {
+        if !ignored.is_empty() && self.relay.ignored.is_first(household(self.peer)) {
             let listener = &self.door.listener.name;
             tracing::info!(
                 device = %self.device, listener, parameters = ?ignored,
