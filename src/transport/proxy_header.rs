@@ -65,6 +65,10 @@ struct Header {
 
 /// Reads a header; `None` if more octets are needed.
 fn parse(octets: &[u8]) -> Option<Result<Header, ProxyFault>> {
+    // The crate takes any octet for the blank.
+    if octets.starts_with(b"PROXY") && octets.get(5).is_some_and(|octet| *octet != b' ') {
+        return Some(Err(ProxyFault::Malformed));
+    }
     let settings = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
     let (header, length) = match ProxyHeader::parse(octets, settings) {
         Ok(parsed) => parsed,

@@ -55,8 +55,8 @@ impl Driver {
         }
     }
 
-    /// Finds out what the device is called, what counts for it, and which mailbox its mail goes through. A login that names one that is not there any more
-    /// binds to none of its own.
+    /// Finds out what the device is called, what counts for it, and which mailbox its mail goes through. A login that
+    /// names one that is not there any more binds to none of its own.
     pub(super) fn bind(&mut self, login: Option<(&str, Account)>) {
         let Relay { mailboxes, devices, .. } = &*self.relay;
         let mailbox = login.as_ref().and_then(|(user, account)| {
