@@ -72,8 +72,12 @@ async fn each_profile_takes_what_it_says_and_nothing_else() {
                 }
                 Err(fault) => fault.offered,
             };
+            let Some(offered) = offered else {
+                assert!(!cfg!(feature = "vendored"), "{version:?} {suite}: nothing was offered");
+                continue;
+            };
             // What an operator is told is what happens.
-            let offer = offered.unwrap().offer();
+            let offer = offered.offer();
             assert_eq!(offer.needs, Some(needs), "{version:?} {suite}: {offer}");
         }
     }
